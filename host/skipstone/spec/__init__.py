@@ -1,1 +1,1 @@
-"""Skipstone."""
+"""The contract in code: configuration, number formats, instructions, registers, image, errors."""

@@ -1,0 +1,121 @@
+"""The device contract: what the engine needs of anything that can run an image.
+
+A device owns memory, counted in words of its core configuration, and runs one program at a time. The golden model, the
+simulated gateware and real boards implement it; nothing above it knows which one runs. Devices are
+found by name through the entry point group ``skipstone.devices``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .spec.config import CoreConfig
+from .spec.errors import ConfigError
+from .spec.image import Image
+
+__all__ = ["Device", "Run", "RunResult", "device_names", "open_device"]
+
+NO_TOKEN = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """The registers of one kick (see `skipstone.spec.registers`)."""
+
+    program_address: int
+    program_length: int
+    position: int
+    chunk_tokens: int
+    steps: int = 0
+    eos_token: int = NO_TOKEN
+    mode: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What the registers say after a run."""
+
+    tokens_done: int
+    next_token: int
+
+
+class Device(ABC):
+    """A core with its memory.
+
+    Attributes
+    ----------
+    config : CoreConfig
+    name : str
+    """
+
+    name: str
+    config: CoreConfig
+
+    @abstractmethod
+    def allocate(self, words: int) -> None:
+        """Provide words 0 .. `words`-1, zeroed. Raises DeviceError or MemoryError if there is no room."""
+
+    @abstractmethod
+    def write(self, address: int, data: NDArray[np.uint8]) -> None:
+        """Write bytes starting at word `address`. Raises ValueError beyond the allocated words."""
+
+    @abstractmethod
+    def read(self, address: int, count: int) -> NDArray[np.uint8]:
+        """Read `count` bytes starting at word `address`."""
+
+    @abstractmethod
+    def start(self, run: Run) -> None:
+        """Kick the core. Returns at once."""
+
+    @abstractmethod
+    def wait(self, timeout_s: float | None = None) -> RunResult:
+        """Finish the run. Raises DeviceError with the core's error, or DeviceTimeoutError."""
+
+    @abstractmethod
+    def counters(self) -> dict[str, int]:
+        """Counters of the last run, by the names of `registers.COUNTERS`; empty if not kept."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Bring the core back to idle; memory is kept."""
+
+    def close(self) -> None:
+        """Release everything."""
+
+    def load(self, image: Image) -> None:
+        """Allocate the image's memory and write its sections. Raises ImageError on a mismatch."""
+        image.check_config(self.config)
+        self.allocate(image.words)
+        for section in image.sections.values():
+            if section.data.size:
+                self.write(section.address, np.asarray(section.data))
+
+
+def device_names() -> list[str]:
+    """Names of the installed devices."""
+    return sorted(e.name for e in entry_points(group="skipstone.devices"))
+
+
+def open_device(
+    name: str,
+    config: CoreConfig,
+    *,
+    progress: Callable[[str], None] | None = None,
+    **options: Any,
+) -> Device:
+    """The device called `name` with core `config`; `progress` receives lines while it is prepared.
+
+    Raises ConfigError for an unknown name.
+    """
+    for entry in entry_points(group="skipstone.devices"):
+        if entry.name == name:
+            factory: Any = entry.load()
+            return factory(config, progress=progress, **options)
+    raise ConfigError(f"unknown device {name!r}; known: {', '.join(device_names())}")

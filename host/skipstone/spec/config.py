@@ -1,0 +1,185 @@
+"""Core configurations: every choice made when the gateware is built.
+
+A configuration is validated and its derived sizes computed once, here; gateware, compiler, golden
+model and harness take it as an argument. Its hash ties an image to the core it was compiled for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+
+from .errors import ConfigError
+
+__all__ = ["CONFIGS", "CoreConfig", "named_config"]
+
+
+def _is_power_of_two(x: int) -> bool:
+    return x > 0 and x & (x - 1) == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoreConfig:
+    """One buildable core.
+
+    A memory *word* is what one decode cycle of the array eats: `rows` · `columns` int4 weights,
+    delivered by `ports` AXI4 ports of `port_bits` each in lockstep.
+
+    Parameters
+    ----------
+    rows, columns, lanes
+        Shape of the PE array: reduction elements per cycle, output columns, tokens sharing a weight.
+    ports, port_bits
+        AXI4 ports; `ports * port_bits == 4 * rows * columns`.
+    group
+        Elements along the reduction that share an exponent (activations) or a scale (weights).
+    max_hidden, max_ffn, max_query
+        Largest model dimensions the buffers hold: residual stream, FFN inner, query heads · head_dim.
+    max_context, max_chunk, max_layers
+        Largest sequence, prefill chunk (tokens), and layer count (at most 64).
+    max_program
+        Instructions the program buffer holds.
+    fifo_words, burst_beats, outstanding
+        Per port: FIFO depth in beats, longest burst, and reads in flight.
+    clock_mhz
+        The clock that simulated time is quoted at.
+    """
+
+    name: str
+    rows: int
+    columns: int
+    lanes: int
+    ports: int
+    port_bits: int
+    group: int = 32
+    max_hidden: int
+    max_ffn: int
+    max_query: int
+    max_context: int
+    max_chunk: int
+    max_layers: int
+    max_program: int = 256
+    fifo_words: int = 64
+    burst_beats: int = 16
+    outstanding: int = 8
+    clock_mhz: float = 200.0
+
+    def __post_init__(self) -> None:
+        problems = []
+
+        def need(ok: bool, text: str) -> None:
+            if not ok:
+                problems.append(text)
+
+        for field in ("rows", "columns", "ports", "port_bits", "group", "max_context"):
+            value = getattr(self, field)
+            need(_is_power_of_two(value), f"{field} must be a power of two, not {value}")
+        need(1 <= self.lanes <= 16, f"lanes must be between 1 and 16, not {self.lanes}")
+        need(
+            self.ports * self.port_bits == 4 * self.rows * self.columns,
+            f"ports * port_bits must be 4 * rows * columns = {4 * self.rows * self.columns}, "
+            f"not {self.ports * self.port_bits}",
+        )
+        need(self.rows >= 4, f"rows must be at least 4, not {self.rows}")
+        need(self.columns >= 2, f"columns must be at least 2, not {self.columns}")
+        need(32 <= self.group <= 128, f"group must be 32, 64 or 128, not {self.group}")
+        need(self.rows <= self.group, f"rows must be at most group ({self.group}), not {self.rows}")
+        need(self.word_bytes >= 32, f"a word must have at least 32 bytes, not {self.word_bytes}")
+        need(64 <= self.port_bits <= 1024, f"port_bits must be 64 to 1024, not {self.port_bits}")
+        for field in ("max_hidden", "max_ffn", "max_query"):
+            value = getattr(self, field)
+            need(
+                value > 0 and value % self.group == 0,
+                f"{field} must be a positive multiple of group ({self.group}), not {value}",
+            )
+        need(1 <= self.max_layers <= 64, f"max_layers must be 1 to 64, not {self.max_layers}")
+        need(1 <= self.max_chunk <= 64, f"max_chunk must be 1 to 64, not {self.max_chunk}")
+        need(1 <= self.burst_beats <= 256, f"burst_beats must be 1 to 256, not {self.burst_beats}")
+        need(
+            self.burst_beats * self.port_bits // 8 <= 4096,
+            f"a burst must fit 4 KiB: burst_beats * port_bits / 8 is "
+            f"{self.burst_beats * self.port_bits // 8}",
+        )
+        need(
+            self.fifo_words >= 2 * self.burst_beats,
+            f"fifo_words must be at least 2 * burst_beats = {2 * self.burst_beats}, "
+            f"not {self.fifo_words}",
+        )
+        need(self.outstanding >= 1, f"outstanding must be at least 1, not {self.outstanding}")
+        if problems:
+            raise ConfigError(f"configuration {self.name!r}: " + "; ".join(problems))
+
+    @property
+    def word_bits(self) -> int:
+        """Bits of a memory word."""
+        return 4 * self.rows * self.columns
+
+    @property
+    def word_bytes(self) -> int:
+        """Bytes of a memory word; also the int8 elements of a KV word."""
+        return self.rows * self.columns // 2
+
+    @property
+    def port_bytes(self) -> int:
+        """Bytes of one port's beat."""
+        return self.port_bits // 8
+
+    @property
+    def steps_per_group(self) -> int:
+        """Weight words (array cycles) per group."""
+        return self.group // self.rows
+
+    @property
+    def groups_per_scale_word(self) -> int:
+        """Groups whose scales (FP16, one per column) share one word."""
+        return self.rows // 4
+
+    @property
+    def max_activation(self) -> int:
+        """Longest vector in the second activation buffer (attention output or FFN inner)."""
+        return max(self.max_ffn, self.max_query)
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, no spaces."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @property
+    def hash64(self) -> int:
+        """First 64 bits of the SHA-256 of the canonical JSON: the core's identity."""
+        return int.from_bytes(hashlib.sha256(self.to_json().encode()).digest()[:8], "big")
+
+
+CONFIGS = {
+    c.name: c
+    for c in (
+        # The smallest core of the tests: one port, two lanes.
+        CoreConfig(
+            name="sim-tiny", rows=8, columns=8, lanes=2, ports=1, port_bits=256,
+            max_hidden=128, max_ffn=384, max_query=128, max_context=512, max_chunk=8,
+            max_layers=8, fifo_words=32, burst_beats=8, outstanding=4, clock_mhz=100.0,
+        ),
+        # The board of the demo: the size of a small edge FPGA.
+        CoreConfig(
+            name="sim-small", rows=16, columns=8, lanes=4, ports=2, port_bits=256,
+            max_hidden=256, max_ffn=768, max_query=256, max_context=512, max_chunk=16,
+            max_layers=16, clock_mhz=200.0,
+        ),
+        # A wider core, for benchmarks of larger synthetic layers.
+        CoreConfig(
+            name="sim-large", rows=32, columns=16, lanes=4, ports=4, port_bits=512,
+            max_hidden=1024, max_ffn=2816, max_query=1024, max_context=1024, max_chunk=16,
+            max_layers=32, clock_mhz=225.0,
+        ),
+    )
+}  # fmt: skip
+
+
+def named_config(name: str) -> CoreConfig:
+    """The configuration called `name`; ConfigError lists the known ones."""
+    try:
+        return CONFIGS[name]
+    except KeyError:
+        known = ", ".join(sorted(CONFIGS))
+        raise ConfigError(f"unknown core configuration {name!r}; known: {known}") from None

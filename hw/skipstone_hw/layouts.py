@@ -1,0 +1,137 @@
+"""What flows between the units: one layout per stream, each field declared once.
+
+Streams follow amaranth's transfer rules: a valid payload waits for ready, and valid never depends
+on ready.
+"""
+
+from amaranth.hdl import Shape, signed, unsigned
+from amaranth.lib import data, enum
+from amaranth.utils import bits_for
+from skipstone.spec.config import CoreConfig
+from skipstone.spec.formats import ACTIVATION_BITS
+
+__all__ = [
+    "ACCUMULATOR_BITS",
+    "ADDRESS_BITS",
+    "INDEX_BITS",
+    "FloatPairLayout",
+    "MantissaPairLayout",
+    "PairKind",
+    "PairLayout",
+    "ReadCommandLayout",
+    "ReadKind",
+    "WordLayout",
+    "WriteLayout",
+    "token_shape",
+]
+
+ACCUMULATOR_BITS = 48
+ADDRESS_BITS = 32
+"""Bits of a memory word address."""
+INDEX_BITS = 20
+"""Bits of a pair's index in its output vector."""
+
+
+def token_shape(config: CoreConfig) -> Shape:
+    """Index of a token in its chunk."""
+    return unsigned(max(1, bits_for(config.max_chunk - 1)))
+
+
+class ReadKind(enum.Enum, shape=unsigned(2)):
+    """What a word was read for; also the counter it is charged to."""
+
+    WEIGHTS = 0
+    KV = 1
+    OTHER = 2
+
+
+class ReadCommandLayout(data.StructLayout):
+    """Read `words` consecutive memory words (at least 1)."""
+
+    def __init__(self):
+        super().__init__({"address": ADDRESS_BITS, "words": 24, "kind": ReadKind})
+
+
+class WordLayout(data.StructLayout):
+    """A memory word, in the order of the read commands; `last` ends its command."""
+
+    def __init__(self, config: CoreConfig):
+        super().__init__({"data": config.word_bits, "kind": ReadKind, "last": 1})
+
+
+class WriteLayout(data.StructLayout):
+    """Write the bytes of one memory word that `strobe` selects."""
+
+    def __init__(self, config: CoreConfig):
+        super().__init__(
+            {"address": ADDRESS_BITS, "data": config.word_bits, "strobe": config.word_bytes}
+        )
+
+
+class PairKind(enum.Enum, shape=unsigned(3)):
+    """What becomes of a pair of neighbouring outputs; the first six are `isa.Epilogue`."""
+
+    RESIDUAL = 0
+    QUERY = 1
+    KEY = 2
+    VALUE = 3
+    SWIGLU = 4
+    LOGITS = 5
+    EMBED = 6  # x ← y
+    ATTENTION = 7  # y → second activation buffer
+
+
+class PairLayout(data.StructLayout):
+    """Two neighbouring integer outputs of one token: value = scale · accumulator · 2^exponent.
+
+    `index` counts pairs from the start of the output vector.
+    """
+
+    def __init__(self, config: CoreConfig):
+        super().__init__(
+            {
+                "accumulator": data.ArrayLayout(signed(ACCUMULATOR_BITS), 2),
+                "exponent": signed(12),
+                "scale": 32,  # binary32
+                "kind": PairKind,
+                "token": token_shape(config),
+                "index": INDEX_BITS,
+            }
+        )
+
+
+class FloatPairLayout(data.StructLayout):
+    """Two neighbouring binary32 elements of one token's vector.
+
+    `index` counts pairs from the start of the vector that is written: for SWIGLU, whose input pairs each
+    give one element, it is half of the input's.
+    """
+
+    def __init__(self, config: CoreConfig):
+        super().__init__(
+            {
+                "value": data.ArrayLayout(unsigned(32), 2),
+                "kind": PairKind,
+                "token": token_shape(config),
+                "index": INDEX_BITS,
+            }
+        )
+
+
+class MantissaPairLayout(data.StructLayout):
+    """Two neighbouring mantissas of a block floating point group.
+
+    A group's pairs follow each other without other groups' between them; `last` marks its last pair.
+    """
+
+    def __init__(self, config: CoreConfig):
+        super().__init__(
+            {
+                "mantissa": data.ArrayLayout(signed(ACTIVATION_BITS), 2),
+                "exponent": signed(8),
+                "kind": PairKind,
+                "token": token_shape(config),
+                "index": INDEX_BITS,
+                "last": 1,
+            }
+        )
