@@ -64,7 +64,7 @@ def _losses(logits: ArrayLike, tokens: Sequence[int]) -> Array:
 
 
 def perplexity_from_logits(pairs: Iterable[tuple[ArrayLike, Sequence[int]]]) -> float:
-    """Perplexity over (logits (T, V), tokens (T,)) pairs, each predicted token weighing the same."""
+    """Perplexity over (logits (T, V), tokens (T,)) pairs, all predicted tokens weighing alike."""
     losses = np.concatenate([_losses(logits, tokens) for logits, tokens in pairs])
     return float(np.exp(losses.mean()))
 

@@ -8,12 +8,12 @@ Shapes use B sequences, T tokens, D hidden size, H query heads, K key/value head
 F intermediate size, V vocabulary, L layers, S tokens of past and present.
 
 Skipping. Routers are SkipGPT's (Zhao et al., arXiv 2506.04179): before each layer two linear maps
-D→2 with bias of the layer's *input* x, un-normalised, one for attention and one for the MLP; class 0
-executes, class 1 skips. A skipped module leaves x as it is. The key/value rule is one of
+D→2 with bias of the layer's *input* x, un-normalised, one for attention and one for the MLP;
+class 0 executes, class 1 skips. A skipped module leaves x as it is. The key/value rule is one of
 
 ``kv_reuse``
-    the cross-layer invariance of SkipOPU (arXiv 2603.14785): a token that skips attention in layer l
-    has in layer l the K and V of the last layer where it executed attention; layer 0 always
+    the cross-layer invariance of SkipOPU (arXiv 2603.14785): a token that skips attention in layer
+    l has in layer l the K and V of the last layer where it executed attention; layer 0 always
     computes K and V;
 ``kv_recompute``
     SkipGPT's own: K and V are computed for all tokens in all layers.
@@ -88,8 +88,8 @@ class ReferenceConfig:
 class Output:
     """What a forward pass returns; index 0 of the last axis is attention, 1 is the MLP.
 
-    ``logits`` (B, T, V); ``skips`` (B, T, L, 2) bool, true where the module was skipped; ``margins``
-    (B, T, L, 2), the routers' logit of *skip* less that of *execute* (zeros without routers).
+    ``logits`` (B, T, V); ``skips`` (B, T, L, 2) bool, true where the routers skip the module;
+    ``margins`` (B, T, L, 2), their logit of *skip* less that of *execute* (zeros without routers).
     """
 
     logits: Tensor
@@ -267,7 +267,7 @@ class Reference:
 
     @torch.no_grad()
     def generate(self, tokens: Sequence[int], count: int, *, stop: Sequence[int] = ()) -> list[int]:
-        """Up to ``count`` greedily chosen tokens after ``tokens``, ending before one in ``stop``."""
+        """Up to ``count`` greedily chosen tokens after ``tokens``, ending before a stop token."""
         cache, made = Cache(), []
         step = torch.tensor([list(tokens)])  # (1, T)
         for _ in range(count):

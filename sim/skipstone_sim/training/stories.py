@@ -49,8 +49,8 @@ class Event:
     """One change of the world.
 
     ``kind`` is one of ``come`` (who appears at ``place``), ``lie`` (``thing`` of ``colour`` lies at
-    ``place``), ``own`` (``who`` starts with ``thing``), ``go``, ``take`` (from the ground), ``drop``,
-    ``give`` (to ``whom``), ``grab`` (from ``whom``), ``feel`` (``feeling``).
+    ``place``), ``own`` (``who`` starts with ``thing``), ``go``, ``take`` (from the ground),
+    ``drop``, ``give`` (to ``whom``), ``grab`` (from ``whom``), ``feel`` (``feeling``).
     """
 
     kind: str
@@ -111,8 +111,11 @@ _PLACES = [
     }.items()
     for name in names.split()
 ]
-_THINGS = "ball kite book apple hat drum lamp key cake boat doll bell coin rope cup shell".split()
-_COLOURS = "red blue green yellow white black golden brown".split()
+_THINGS = [
+    *("ball", "kite", "book", "apple", "hat", "drum", "lamp", "key"),
+    *("cake", "boat", "doll", "bell", "coin", "rope", "cup", "shell"),
+]
+_COLOURS = ["red", "blue", "green", "yellow", "white", "black", "golden", "brown"]
 
 _FEELINGS = {
     "happy": ["because the sun was shining", "because everyone was kind", "and began to sing"],

@@ -5,7 +5,8 @@ text can be encoded, and there is no unknown token), and the rest are merges in 
 ``encode`` puts ``<|bos|>`` in front, as Llama's own tokenizers do; nobody appends ``<|eos|>`` but
 the trainer, because it is what a model says when its story is over.
 
-Byte-level BPE: Sennrich et al., arXiv 1508.07909, over bytes as in GPT-2 (Radford et al., 2019, §2.2).
+Byte-level BPE: Sennrich et al., arXiv 1508.07909, over bytes as in GPT-2 (Radford et al., 2019,
+§2.2).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ BOS, EOS, VOCAB = 0, 1, 512
 
 
 def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
-    """A tokenizer of exactly ``VOCAB`` tokens, trained on ``texts``; deterministic in their order."""
+    """A tokenizer of exactly ``VOCAB`` tokens trained on ``texts``; their order decides ties."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -1,0 +1,43 @@
+"""Does a model fit a core? Every reason at once if not."""
+
+from __future__ import annotations
+
+from ..model import ModelConfig
+from ..spec.config import CoreConfig
+from ..spec.errors import ConfigError
+
+__all__ = ["check_fit"]
+
+
+def check_fit(model: ModelConfig, config: CoreConfig, kv_capacity: int) -> None:
+    """Raise ConfigError naming each dimension of `model` that `config` cannot hold."""
+    problems = []
+
+    def at_most(what: str, value: int, limit: int) -> None:
+        if value > limit:
+            problems.append(f"{what} is {value}, the core holds at most {limit}")
+
+    def multiple(what: str, value: int, of: int) -> None:
+        if value % of:
+            problems.append(f"{what} is {value}, must be a multiple of {of}")
+
+    query = model.heads * model.head_dim
+    gqa = model.heads // model.kv_heads
+    at_most("hidden_size", model.hidden, config.max_hidden)
+    at_most("intermediate_size", model.ffn, config.max_ffn)
+    at_most("num_attention_heads * head_dim", query, config.max_query)
+    at_most("num_hidden_layers", model.layers, config.max_layers)
+    at_most("query heads per KV head", gqa, config.lanes)
+    at_most("head_dim", model.head_dim, min(128, config.word_bytes))
+    at_most("KV capacity (tokens)", kv_capacity, config.max_context)
+    at_most("num_hidden_layers * 9 + 7 instructions", model.layers * 9 + 7, config.max_program)
+    for what, value in (("hidden_size", model.hidden), ("intermediate_size", model.ffn)):
+        multiple(what, value, config.group)
+        multiple(what, value, config.columns)
+    multiple("num_attention_heads * head_dim", query, config.group)
+    if model.head_dim not in (32, 64, 128):
+        problems.append(f"head_dim must be 32, 64 or 128, not {model.head_dim}")
+    if kv_capacity < 1 or kv_capacity % 64:
+        problems.append(f"KV capacity must be a positive multiple of 64, not {kv_capacity}")
+    if problems:
+        raise ConfigError(f"the model does not fit core {config.name!r}: " + "; ".join(problems))

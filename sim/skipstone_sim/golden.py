@@ -1,0 +1,627 @@
+"""The golden device: the machine's arithmetic as plainly as numpy can say it.
+
+It executes the same image as the gateware, instruction by instruction, and defines every bit. Each
+operation below is the meaning of its instruction; integers are exact, so no result depends on the
+order in which hardware adds. Functions are pure and vectorised over the tokens of a chunk; the
+device at the end of the file keeps the state and walks the program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from skipstone.devices import Device, Run, RunResult
+from skipstone.spec import fp32, tables
+from skipstone.spec.config import CoreConfig
+from skipstone.spec.errors import CoreErrorCode, DeviceError, ImageError
+from skipstone.spec.formats import (
+    ACTIVATION_BITS,
+    EXPONENT_MIN,
+    KV_BITS,
+    LINEAR_GUARD_BITS,
+    PROBABILITY_FRACTION_BITS,
+    ROUTER_GUARD_BITS,
+    SCORE_FRACTION_BITS,
+    SCORE_MAX,
+    SQUARE_GUARD_BITS,
+    BlockFloat,
+    fp16_parts,
+)
+from skipstone.spec.isa import (
+    INSTRUCTION_BYTES,
+    Epilogue,
+    Flag,
+    Instruction,
+    Opcode,
+    Select,
+    Source,
+    decode_program,
+)
+from skipstone.spec.layout import (
+    KvLayout,
+    RouterRecord,
+    logits_row_words,
+    matrix_words,
+    router_words,
+    unpack_matrix,
+    unpack_router,
+)
+from skipstone.spec.records import FORCE, INPUT_RECORD, OUTPUT_RECORD, RECORD_BYTES
+from skipstone.spec.registers import COUNTERS, Mode
+
+__all__ = ["GoldenDevice", "Vectors", "attend", "linear", "reduce_residual"]
+
+Int = NDArray[np.int64]
+Float = NDArray[np.float32]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Block floating point vectors of n tokens: mantissa (n, length), exponent (n, groups)."""
+
+    mantissa: Int
+    exponent: Int
+
+    @classmethod
+    def quantize(cls, x: Float, bits: int, group: int) -> Vectors:
+        """BFP(bits, group) of binary32 `x` (n, length)."""
+        return cls(*BlockFloat(bits, group).quantize(x))
+
+    def __getitem__(self, tokens: Int) -> Vectors:
+        return Vectors(self.mantissa[tokens], self.exponent[tokens])
+
+    @property
+    def largest(self) -> Int:
+        """Largest exponent of each token (n,)."""
+        return self.exponent.max(axis=1)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A matrix as the array sees it: exact float64 weights by group, and scale parts."""
+
+    weights: NDArray[np.float64]  # (groups, G, outputs)
+    scale: Int  # (groups, outputs)
+    exponent: Int  # (groups, outputs)
+
+
+def _shift_right(x: Int, by: Int) -> Int:
+    """Arithmetic shift; amounts beyond 63 leave the sign."""
+    return x >> np.minimum(by, 63)
+
+
+def linear(v: Vectors, tiles: Tiles, matrix_exponent: int) -> tuple[Int, Int]:
+    """Accumulators (n, outputs) and their exponents (n,) of W·v.
+
+    Each group's dot product is exact; times the scale's mantissa, it is shifted down to the reference
+    exponent max(activation) + max(matrix), with LINEAR_GUARD_BITS bits kept below it.
+    """
+    groups, size, _ = tiles.weights.shape
+    blocks = v.mantissa.reshape(-1, groups, size).transpose(1, 0, 2).astype(np.float64)
+    dot = (blocks @ tiles.weights).astype(np.int64)  # (groups, n, outputs), exact below 2^53
+    gap = (v.largest[:, None] - v.exponent).T  # (groups, n)
+    shift = gap[:, :, None] + (matrix_exponent - tiles.exponent)[:, None, :]
+    terms = _shift_right((dot * tiles.scale[:, None, :]) << LINEAR_GUARD_BITS, shift)
+    return terms.sum(axis=0), v.largest + matrix_exponent - LINEAR_GUARD_BITS
+
+
+def reduce_residual(
+    v: Vectors, router: RouterRecord, inv_hidden: np.float32, epsilon: np.float32
+) -> tuple[Float, NDArray[np.bool_]]:
+    """1 / rms (n,) and skip decisions (n, 2) from the residual stream's mantissas."""
+    n, groups = v.exponent.shape
+    largest = v.largest
+    m = v.mantissa.reshape(n, groups, -1)
+    down = largest[:, None] - v.exponent
+    squares = _shift_right((m * m).sum(axis=2) << SQUARE_GUARD_BITS, 2 * down).sum(axis=1)
+    mean = fp32.mul(fp32.from_int(squares, 2 * largest - SQUARE_GUARD_BITS), inv_hidden)
+    norm = tables.rsqrt(fp32.add(mean, epsilon))
+
+    weights = router.mantissa.reshape(2, groups, -1)
+    dots = np.einsum("ngk,rgk->nrg", m, weights)
+    reference = router.exponent.max(axis=1)  # (2,)
+    shift = down[:, None, :] + (reference[:, None] - router.exponent)[None]
+    total = _shift_right(dots << ROUTER_GUARD_BITS, shift).sum(axis=2)
+    exponent = largest[:, None] + reference[None] - ROUTER_GUARD_BITS
+    logit = fp32.add(fp32.from_int(total, exponent), router.bias[None])
+    return norm, logit > 0
+
+
+def rope(y: Float, cos: Float, sin: Float) -> Float:
+    """Rotate neighbouring pairs of `y` (n, heads·hd) by (n, hd/2) angles."""
+    n, half = cos.shape
+    pairs = y.reshape(n, -1, half, 2)
+    a, b = pairs[..., 0], pairs[..., 1]
+    c, s = cos[:, None], sin[:, None]
+    first = fp32.add(fp32.mul(a, c), -fp32.mul(b, s))
+    second = fp32.add(fp32.mul(a, s), fp32.mul(b, c))
+    return np.stack([first, second], axis=-1).reshape(y.shape)
+
+
+def swiglu(y: Float) -> Float:
+    """Pairs (t, u) of `y` (n, 2f) -> t · u · sigmoid2(t) (n, f)."""
+    t, u = y[:, 0::2], y[:, 1::2]
+    return fp32.mul(fp32.mul(t, u), tables.sigmoid2(t))
+
+
+def attend(
+    query: Vectors,
+    keys: Int,
+    key_exponent: Int,
+    values: Int,
+    value_exponent: Int,
+    visible: NDArray[np.bool_],
+) -> Float:
+    """Attention outputs (n, heads·hd) of n queries over t stored tokens.
+
+    Parameters
+    ----------
+    query : mantissa (n, heads·hd), exponent (n, heads)
+    keys, values : (t, kv_heads, hd) int8 mantissas
+    key_exponent, value_exponent : (t, kv_heads)
+    visible : (n, t)
+        Causal mask.
+    """
+    n, heads = query.exponent.shape
+    t, kv_heads, hd = keys.shape
+    ratio = heads // kv_heads
+    q = query.mantissa.reshape(n, kv_heads, ratio, hd)
+    eq = query.exponent.reshape(n, kv_heads, ratio)
+    # Scores: exact dot products, brought to SCORE_FRACTION_BITS, saturated.
+    dot = np.einsum("nkrd,tkd->nkrt", q.astype(np.float64), keys.astype(np.float64))
+    up = eq[..., None] + key_exponent.T[None, :, None, :] + SCORE_FRACTION_BITS
+    left = np.clip(up, 0, 36)  # |dot| < 2^27: beyond 36 it saturates, or is zero
+    raised = dot.astype(np.int64) << left
+    score = np.clip(_shift_right(raised, np.maximum(-up, 0)), -SCORE_MAX - 1, SCORE_MAX)
+
+    seen = visible[:, None, None, :]
+    best = np.where(seen, score, -SCORE_MAX - 1).max(axis=-1, keepdims=True)
+    below = np.minimum(score - best, 0)  # the minimum matters only where not visible
+    mantissa = tables.EXP2(below & 0xFFFF) + (1 << 16)
+    p = _shift_right(mantissa << (PROBABILITY_FRACTION_BITS - 16), -(below >> 16))
+    p = np.where(seen, p, 0)
+    total = p.sum(axis=-1)  # (n, kv, ratio)
+
+    ev = np.broadcast_to(value_exponent.T[None], (n, kv_heads, t))
+    reference = np.where(visible[:, None], ev, EXPONENT_MIN).max(axis=-1)  # (n, kv)
+    aligned = _shift_right(p, np.maximum(reference[..., None] - ev, 0)[:, :, None, :])
+    mixed = np.einsum("nkrt,tkd->nkrd", aligned.astype(np.float64), values.astype(np.float64))
+    inverse = tables.reciprocal(fp32.from_int(total, 0))
+    y = fp32.mul(
+        fp32.from_int(mixed.astype(np.int64), reference[:, :, None, None]), inverse[..., None]
+    )
+    return y.reshape(n, heads * hd)
+
+
+@dataclass
+class _Chunk:
+    """On-chip state of the tokens being processed."""
+
+    position: int
+    tokens: Int
+    forced: NDArray[np.void] | None
+    residual: Float
+    x: Vectors
+    cos: Float
+    sin: Float
+    attention: NDArray[np.bool_]  # decisions of the current layer: execute?
+    mlp: NDArray[np.bool_]
+    attention_map: Int
+    mlp_map: Int
+    query: Vectors | None = None
+    activation: Vectors | None = None
+    logits_argmax: Int | None = None
+
+    @property
+    def count(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass
+class _Program:
+    """What the two set-up instructions fix."""
+
+    geometry: Instruction | None = None
+    tables: Instruction | None = None
+    router: RouterRecord | None = None
+    kv: KvLayout | None = None
+    counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
+
+
+class GoldenDevice(Device):
+    """The numpy device.
+
+    Parameters
+    ----------
+    config : CoreConfig
+    observer : callable, optional
+        Called after each instruction with (step, pc, instruction, tensors): the tensors it wrote, by
+        name. What `verify` compares.
+    """
+
+    name = "golden"
+
+    def __init__(
+        self,
+        config: CoreConfig,
+        *,
+        progress: Callable[[str], None] | None = None,
+        observer: Callable[[int, Instruction, dict[str, NDArray[np.generic]]], None] | None = None,
+    ):
+        self.config = config
+        self.observer = observer
+        self._memory = np.zeros((0, config.word_bytes), np.uint8)
+        self._tiles: dict[tuple[int, int, int], Tiles] = {}
+        self._versions = np.zeros((config.max_context, 64), np.bool_)
+        self._result: RunResult | DeviceError | None = None
+        self._counters = dict.fromkeys(COUNTERS, 0)
+        self._errors = 0
+
+    # -- the device contract ------------------------------------------------------------------
+
+    def allocate(self, words: int) -> None:
+        self._memory = np.zeros((words, self.config.word_bytes), np.uint8)
+        self._tiles.clear()
+
+    def write(self, address: int, data: NDArray[np.uint8]) -> None:
+        self._check(address, data.size)
+        self._memory.reshape(-1)[address * self.config.word_bytes :][: data.size] = data
+        self._tiles.clear()
+
+    def read(self, address: int, count: int) -> NDArray[np.uint8]:
+        self._check(address, count)
+        return self._memory.reshape(-1)[address * self.config.word_bytes :][:count].copy()
+
+    def _check(self, address: int, count: int) -> None:
+        end = address * self.config.word_bytes + count
+        if address < 0 or end > self._memory.size:
+            raise ValueError(f"bytes up to {end} lie beyond the allocated {self._memory.size}")
+
+    def start(self, run: Run) -> None:
+        try:
+            self._result = self._execute(run)
+        except DeviceError as error:
+            self._errors += 1
+            self._counters["errors"] = self._errors
+            self._result = error
+
+    def wait(self, timeout_s: float | None = None) -> RunResult:
+        result, self._result = self._result, None
+        if isinstance(result, DeviceError):
+            raise result
+        if result is None:
+            raise RuntimeError("wait() without start()")
+        return result
+
+    def counters(self) -> dict[str, int]:
+        """Those counters that do not depend on timing; the others are zero."""
+        return dict(self._counters)
+
+    def reset(self) -> None:
+        self._result = None
+
+    # -- execution ----------------------------------------------------------------------------
+
+    def _words(self, address: int, words: int, pc: int) -> NDArray[np.uint8]:
+        if address + words > len(self._memory):
+            raise DeviceError(
+                CoreErrorCode.ADDRESS_RANGE,
+                pc,
+                f"word {address + words - 1} of {len(self._memory)}",
+            )
+        return self._memory[address : address + words]
+
+    def _fetch(self, run: Run) -> list[Instruction]:
+        size = run.program_length * INSTRUCTION_BYTES
+        words = -(-size // self.config.word_bytes)
+        data = self._words(run.program_address, words, 0).reshape(-1)[:size].tobytes()
+        try:
+            return decode_program(data)
+        except ImageError:
+            pass
+        program: list[Instruction] = []
+        for pc in range(run.program_length):
+            try:
+                program += decode_program(data[pc * INSTRUCTION_BYTES :][:INSTRUCTION_BYTES])
+            except ImageError as error:
+                crc = "CRC" in str(error)
+                code = CoreErrorCode.PROGRAM_CRC if crc else CoreErrorCode.BAD_OPCODE
+                raise DeviceError(code, pc, str(error)) from None
+        return program
+
+    def _execute(self, run: Run) -> RunResult:
+        self._counters = dict.fromkeys(COUNTERS, 0) | {"errors": self._errors}
+        program = self._fetch(run)
+        state = _Program()
+        chunk: _Chunk | None = None
+        position, count, steps, done = run.position, run.chunk_tokens, run.steps, 0
+        next_token, fed_back, pc = 0, False, 0
+        while True:
+            if pc >= len(program):
+                raise DeviceError(CoreErrorCode.BAD_OPCODE, pc, "ran past the program")
+            i = program[pc]
+            self._counters["instructions"] += 1
+            wrote: dict[str, NDArray[np.generic]] = {}
+            match i.opcode:
+                case Opcode.HALT:
+                    return RunResult(tokens_done=done, next_token=next_token)
+                case Opcode.GEOMETRY:
+                    state.geometry = i
+                    state.kv = KvLayout(
+                        i.address,
+                        i.a >> 16,
+                        1 << i.exponent,
+                        i.a & 0xFFFF,
+                        self.config.word_bytes,
+                    )
+                case Opcode.TABLES:
+                    state.tables = i
+                case Opcode.ROUTER:
+                    hidden = self._need(state.geometry, pc).groups * self.config.group
+                    words = self._words(i.address, router_words(self.config, hidden), pc)
+                    state.router = unpack_router(words, hidden, self.config)
+                case Opcode.EMBED:
+                    forced_token = next_token if fed_back else None
+                    chunk = self._embed(i, state, position, count, forced_token, pc)
+                    wrote = {"residual": chunk.residual}
+                case Opcode.ROUTE:
+                    wrote = self._route(i, state, self._need(chunk, pc), pc)
+                case Opcode.LINEAR:
+                    wrote = self._linear(i, state, self._need(chunk, pc), run.mode, pc)
+                case Opcode.ATTEND:
+                    wrote = self._attend(i, state, self._need(chunk, pc), pc)
+                case Opcode.NEXT:
+                    assert chunk is not None
+                    self._report(state, chunk, pc)
+                    done += chunk.count
+                    if chunk.logits_argmax is not None:
+                        next_token = int(chunk.logits_argmax[-1])
+                    if self.observer is not None:
+                        self.observer(pc, i, {"next_token": np.array([next_token])})
+                    if steps and next_token != run.eos_token:
+                        position, count, steps, fed_back = position + count, 1, steps - 1, True
+                        pc = i.a
+                        continue
+            if self.observer is not None and wrote:
+                self.observer(pc, i, wrote)
+            pc += 1
+
+    @staticmethod
+    def _need(value: T | None, pc: int) -> T:
+        if value is None:
+            raise DeviceError(CoreErrorCode.BAD_OPCODE, pc, "before its set-up instruction")
+        return value
+
+    def _embed(
+        self, i: Instruction, s: _Program, position: int, count: int, fed_back: int | None, pc: int
+    ) -> _Chunk:
+        g, t = self._need(s.geometry, pc), self._need(s.tables, pc)
+        kv, c = self._need(s.kv, pc), self.config
+        if position + count > min(kv.capacity, c.max_context) or not 1 <= count <= c.max_chunk:
+            raise DeviceError(
+                CoreErrorCode.KV_OVERFLOW,
+                pc,
+                f"position {position} + {count} tokens, capacity {kv.capacity}",
+            )
+        words = -(-count * RECORD_BYTES // c.word_bytes)
+        raw = self._words(i.address, words, pc).reshape(-1)[: count * RECORD_BYTES]
+        records = raw.copy().view(INPUT_RECORD)
+        if fed_back is not None:
+            records = np.zeros(1, INPUT_RECORD)
+            records["token"] = fed_back
+        tokens = records["token"].astype(np.int64)
+        if (tokens >= t.c).any():
+            raise DeviceError(CoreErrorCode.TOKEN_RANGE, pc, f"{tokens.max()} of {t.c}")
+        hidden = g.groups * c.group
+        table = np.stack([self._words(t.address + k * t.groups, t.groups, pc) for k in tokens])
+        row = table.reshape(count, -1)[:, : 2 * hidden].copy().view(np.float16)
+        mantissa, exponent = fp16_parts(np.abs(row))
+        x = fp32.from_int(np.where(row < 0, -mantissa, mantissa), exponent)
+        rope_rows = self._words(t.a + position * t.blocks, count * t.blocks, pc)
+        angles = rope_rows.reshape(count, -1)[:, : 4 * kv.head_dim].copy().view(np.float32)
+        self._versions[position:] = False
+        executed = np.ones(count, np.bool_)
+        return _Chunk(
+            position=position,
+            tokens=tokens,
+            forced=records if (records["flags"] & FORCE).any() else None,
+            residual=x,
+            x=Vectors.quantize(x, ACTIVATION_BITS, c.group),
+            cos=angles[:, 0::2],
+            sin=angles[:, 1::2],
+            attention=executed,
+            mlp=executed,
+            attention_map=np.zeros(count, np.int64),
+            mlp_map=np.zeros(count, np.int64),
+        )
+
+    def _reduce(self, s: _Program, x: Vectors, pc: int) -> tuple[Float, NDArray[np.bool_]]:
+        g = self._need(s.geometry, pc)
+        inv, eps = np.array([g.b, g.c], np.uint32).view(np.float32)
+        return reduce_residual(x, self._need(s.router, pc), inv, eps)
+
+    def _route(
+        self, i: Instruction, s: _Program, chunk: _Chunk, pc: int
+    ) -> dict[str, NDArray[np.generic]]:
+        _, skip = self._reduce(s, chunk.x, pc)
+        execute = ~skip
+        if chunk.forced is not None:
+            bit = np.uint64(i.layer)
+            maps = np.stack([chunk.forced["attention"], chunk.forced["mlp"]], axis=1)
+            override = (chunk.forced["flags"] & FORCE).astype(np.bool_)[:, None]
+            execute = np.where(override, (maps >> bit & np.uint64(1)).astype(np.bool_), execute)
+        chunk.attention, chunk.mlp = execute[:, 0], execute[:, 1]
+        chunk.attention_map |= chunk.attention.astype(np.int64) << i.layer
+        chunk.mlp_map |= chunk.mlp.astype(np.int64) << i.layer
+        for name, mask in (("attention", chunk.attention), ("mlp", chunk.mlp)):
+            self._counters[f"{name}_executed"] += int(mask.sum())
+            self._counters[f"{name}_skipped"] += int((~mask).sum())
+        return {"attention": chunk.attention, "mlp": chunk.mlp}
+
+    def _selected(self, i: Instruction, chunk: _Chunk, mode: int) -> Int:
+        mask = {
+            Select.ALL: np.ones(chunk.count, np.bool_),
+            Select.ATTENTION: chunk.attention,
+            Select.MLP: chunk.mlp,
+            Select.OUTPUT: np.arange(chunk.count)
+            >= (0 if mode & Mode.ALL_LOGITS else chunk.count - 1),
+        }[i.select]
+        tokens = np.flatnonzero(mask)
+        if not tokens.size:
+            self._counters["instructions_skipped"] += 1
+        return tokens
+
+    def _matrix(self, i: Instruction, pc: int) -> Tiles:
+        key = (i.address, i.groups, i.blocks)
+        if key not in self._tiles:
+            words = self._words(i.address, matrix_words(self.config, i.groups, i.blocks), pc)
+            w, scales = unpack_matrix(words, i.groups, i.blocks, self.config)
+            mantissa, exponent = fp16_parts(scales)
+            by_group = w.T.reshape(i.groups, self.config.group, -1).astype(np.float64)
+            self._tiles[key] = Tiles(by_group, mantissa.T, exponent.T)
+        return self._tiles[key]
+
+    def _linear(
+        self, i: Instruction, s: _Program, chunk: _Chunk, mode: int, pc: int
+    ) -> dict[str, NDArray[np.generic]]:
+        tokens = self._selected(i, chunk, mode)
+        if not tokens.size:
+            return {}
+        source = chunk.x if i.source == Source.RESIDUAL else chunk.activation
+        v = self._need(source, pc)[tokens]
+        accumulator, exponent = linear(v, self._matrix(i, pc), i.exponent)
+        self._counters["words_weights"] += matrix_words(self.config, i.groups, i.blocks) * -(
+            -tokens.size // self.config.lanes
+        )
+        scale = np.ones(len(tokens), np.float32)
+        if Flag.NORM in i.flags:
+            scale = self._reduce(s, chunk.x[tokens], pc)[0]
+        y = fp32.mul(fp32.from_int(accumulator, exponent[:, None]), scale[:, None])
+        kv, group = self._need(s.kv, pc), self.config.group
+        match i.epilogue:
+            case Epilogue.RESIDUAL:
+                chunk.residual[tokens] = fp32.add(chunk.residual[tokens], y)
+                x = Vectors.quantize(chunk.residual[tokens], ACTIVATION_BITS, group)
+                chunk.x.mantissa[tokens], chunk.x.exponent[tokens] = x.mantissa, x.exponent
+                return {"residual": chunk.residual[tokens]}
+            case Epilogue.QUERY:
+                y = rope(y, chunk.cos[tokens], chunk.sin[tokens])
+                chunk.query = self._place(chunk.count, tokens, y, kv.head_dim)
+                return {"query": y}
+            case Epilogue.KEY | Epilogue.VALUE:
+                if i.epilogue is Epilogue.KEY:
+                    y = rope(y, chunk.cos[tokens], chunk.sin[tokens])
+                self._store(i, kv, chunk.position + tokens, y, pc)
+                return {i.epilogue.name.lower(): y}
+            case Epilogue.SWIGLU:
+                h = swiglu(y)
+                chunk.activation = self._place(chunk.count, tokens, h, group)
+                return {"hidden": h}
+            case Epilogue.LOGITS:
+                self._logits(i, chunk, tokens, y, mode, pc)
+                return {"logits": y}
+
+    @staticmethod
+    def _place(count: int, tokens: Int, y: Float, group: int) -> Vectors:
+        """BFP(12, group) of the selected tokens' vectors, in a buffer for the whole chunk."""
+        v = Vectors.quantize(y, ACTIVATION_BITS, group)
+        whole = Vectors(
+            np.zeros((count, y.shape[1]), np.int64),
+            np.full((count, v.exponent.shape[1]), EXPONENT_MIN, np.int64),
+        )
+        whole.mantissa[tokens], whole.exponent[tokens] = v.mantissa, v.exponent
+        return whole
+
+    def _store(self, i: Instruction, kv: KvLayout, positions: Int, y: Float, pc: int) -> None:
+        """Append K or V of the tokens at `positions` to the layer's packed store."""
+        v = Vectors.quantize(y, KV_BITS, kv.head_dim)
+        heads = v.mantissa.reshape(len(positions), kv.kv_heads, kv.head_dim).astype(np.int8)
+        first = int(self._versions[: positions[0], i.layer].sum())
+        per_word, per = kv.tokens_per_exponent_word, kv.heads_per_word
+        is_value = i.epilogue is Epilogue.VALUE
+        for head_group in range(kv.head_groups):
+            low, high = head_group * per, min((head_group + 1) * per, kv.kv_heads)
+            bank = self._words(kv.bank(i.layer, head_group), kv.bank_words, pc)
+            for n in range(len(positions)):
+                rank = first + n
+                data = heads[n, low:high].reshape(-1).view(np.uint8)
+                bank[rank + is_value * kv.capacity, : data.size] = data
+                word = bank[2 * kv.capacity + rank // per_word].view(np.int8)
+                at = (rank % per_word) * 2 * per + is_value * per
+                word[at : at + high - low] = v.exponent[n, low:high]
+        if is_value:
+            self._versions[positions, i.layer] = True
+
+    def _attend(
+        self, i: Instruction, s: _Program, chunk: _Chunk, pc: int
+    ) -> dict[str, NDArray[np.generic]]:
+        tokens = self._selected(i, chunk, 0)
+        if not tokens.size:
+            return {}
+        kv = self._need(s.kv, pc)
+        query = self._need(chunk.query, pc)[tokens]
+        total = chunk.position + int(tokens[-1]) + 1
+        stored = self._versions[:total, : i.layer + 1]
+        # The version of each token: the last layer, up to this one, that stored it; its rank there.
+        layer = i.layer - np.argmax(stored[:, ::-1], axis=1)
+        rank = (np.cumsum(stored, axis=0) - stored)[np.arange(total), layer]
+        pieces = [self._gather(kv, layer, rank, g, pc) for g in range(kv.head_groups)]
+        k, ek, v, ev = (np.concatenate(p, axis=1)[:, : kv.kv_heads] for p in zip(*pieces, strict=True))
+        visible = np.arange(total)[None] <= (chunk.position + tokens)[:, None]
+        y = attend(query, k, ek, v, ev, visible)
+        chunk.activation = self._place(chunk.count, tokens, y, self.config.group)
+        return {"attention": y}
+
+    def _gather(self, kv: KvLayout, layer: Int, rank: Int, head_group: int, pc: int) -> list[Int]:
+        """K, K exponents, V, V exponents of one head group: (t, heads, hd) and (t, heads)."""
+        bank = kv.base + (layer * kv.head_groups + head_group) * kv.bank_words
+        memory = self._words(0, len(self._memory), pc)
+        per_word, per = kv.tokens_per_exponent_word, kv.heads_per_word
+        used = per * kv.head_dim
+
+        def mantissas(address: Int) -> Int:
+            rows = memory[address][:, :used].view(np.int8)
+            return rows.reshape(len(rank), per, kv.head_dim).astype(np.int64)
+
+        words = memory[bank + 2 * kv.capacity + rank // per_word].view(np.int8)
+        at = (rank % per_word) * 2 * per
+        columns = at[:, None] + np.arange(2 * per)
+        exponents = np.take_along_axis(words, columns, axis=1).astype(np.int64)
+        return [
+            mantissas(bank + rank),
+            exponents[:, :per],
+            mantissas(bank + kv.capacity + rank),
+            exponents[:, per:],
+        ]
+
+    def _logits(
+        self, i: Instruction, chunk: _Chunk, tokens: Int, y: Float, mode: int, pc: int
+    ) -> None:
+        chunk.logits_argmax = np.zeros(chunk.count, np.int64)
+        chunk.logits_argmax[tokens] = y[:, : i.a].argmax(axis=1)
+        if not mode & (Mode.LOGITS | Mode.ALL_LOGITS):
+            return
+        stride = logits_row_words(self.config, i.blocks)
+        for n, token in enumerate(tokens):
+            row = token if mode & Mode.ALL_LOGITS else 0
+            words = self._words(i.b + row * stride, stride, pc).reshape(-1)
+            words[: 4 * y.shape[1]] = np.ascontiguousarray(y[n]).view(np.uint8)
+
+    def _report(self, s: _Program, chunk: _Chunk, pc: int) -> None:
+        t = self._need(s.tables, pc)
+        records = np.zeros(chunk.count, OUTPUT_RECORD)
+        records["token"] = chunk.tokens
+        if chunk.logits_argmax is not None:
+            records["next_token"] = chunk.logits_argmax
+        records["attention"], records["mlp"] = chunk.attention_map, chunk.mlp_map
+        records["position"] = chunk.position + np.arange(chunk.count)
+        base = t.b * self.config.word_bytes
+        at = base + chunk.position * RECORD_BYTES
+        last = -(-(at + records.nbytes) // self.config.word_bytes)
+        self._words(0, last, pc).reshape(-1)[at : at + records.nbytes] = records.view(np.uint8)
+
