@@ -13,7 +13,9 @@ from skipstone.spec.formats import ACTIVATION_BITS
 __all__ = [
     "ACCUMULATOR_BITS",
     "ADDRESS_BITS",
+    "ERROR_CODE_BITS",
     "INDEX_BITS",
+    "ErrorLayout",
     "FloatPairLayout",
     "MantissaPairLayout",
     "PairKind",
@@ -28,6 +30,8 @@ __all__ = [
 ACCUMULATOR_BITS = 48
 ADDRESS_BITS = 32
 """Bits of a memory word address."""
+ERROR_CODE_BITS = 4
+"""Bits of a `CoreErrorCode`."""
 INDEX_BITS = 20
 """Bits of a pair's index in its output vector."""
 
@@ -66,6 +70,13 @@ class WriteLayout(data.StructLayout):
         super().__init__(
             {"address": ADDRESS_BITS, "data": config.word_bits, "strobe": config.word_bytes}
         )
+
+
+class ErrorLayout(data.StructLayout):
+    """An error report, `valid` for one cycle; `code` is a `CoreErrorCode`."""
+
+    def __init__(self):
+        super().__init__({"valid": 1, "code": ERROR_CODE_BITS})
 
 
 class PairKind(enum.Enum, shape=unsigned(3)):

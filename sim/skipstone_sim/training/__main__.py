@@ -20,13 +20,16 @@ def main() -> None:
     """Train each named model; a finished stage in the work folder is not run again."""
     root = Path(__file__).parents[3]
     parser = argparse.ArgumentParser(prog="scripts/train_models", description=__doc__)
-    parser.add_argument("models", nargs="*", choices=[[], *RECIPES], default=[],
-                        help="which to train (both)")  # fmt: skip
+    parser.add_argument("models", nargs="*", metavar="NAME",
+                        help=f"which to train: {', '.join(RECIPES)} (all)")  # fmt: skip
     parser.add_argument("--out", type=Path, default=root / "host/skipstone/models")
     parser.add_argument("--work", type=Path, default=root / "build/models",
                         help="where finished stages are kept")  # fmt: skip
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
+    for name in arguments.models:
+        if name not in RECIPES:
+            parser.error(f"NAME must be one of {', '.join(RECIPES)}, not {name!r}")
     torch.set_num_threads(arguments.threads)
     arguments.work.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(story.text for story in stories("tokenizer", 6000))
@@ -51,6 +54,7 @@ def main() -> None:
             tokenizer,
             routed["weights"],
             {f"{100 * t:.0f} %": r for t, r in zip(recipe.targets, routed["routers"], strict=True)},
+            first=dense["weights"],
             minutes=(dense["seconds"] + routed["seconds"]) / 60,
         )
         print(f"{arguments.out / name}\n{table(rows)}", flush=True)

@@ -143,9 +143,10 @@ Hidden size {hidden_size}, {num_hidden_layers} layers, {num_attention_heads} que
 {table}
 
 Perplexity per token over the {texts} stories of `eval.json`; answers: share of the {items}
-questions of `questions.json` answered exactly, greedily. All in torch. *dense* is these same
-weights without routers. *int4 weights* rounds every matrix to the nearest int4 in groups of 32
-with FP16 scales, as the second training stage did in its loop; activations stay float32 here.
+questions of `questions.json` answered exactly, greedily. All in torch. *dense* is the shipped
+weights without routers, *first stage* what they were before routers and int4 rounding were trained
+in. *int4 weights* rounds every matrix to the nearest int4 in groups of 32 with FP16 scales, as
+every other round of the second training stage did; activations stay float32 here.
 Trained in {minutes:.0f} minutes on one core.
 
 | file | |
@@ -167,11 +168,19 @@ def write_directory(
     tokenizer: Tokenizer,
     weights: Mapping[str, Tensor],
     routers: Mapping[str, Mapping[str, Tensor]],
+    *,
+    first: Mapping[str, Tensor],
     minutes: float,
 ) -> Rows:
-    """Measure the model and write its whole directory; ``routers`` are keyed ``25 %``, ``40 %``."""
+    """Measure the model and write its whole directory.
+
+    ``routers`` are keyed ``25 %``, ``40 %``; ``first`` are the weights after the dense stage, which
+    are measured for comparison and not written.
+    """
     items, texts = held_out_questions(tokenizer), held_out_texts()
-    rows = measure(recipe.config, weights, routers, tokenizer, items, texts)
+    (before,) = measure(recipe.config, first, {}, tokenizer, items, texts)
+    rows = [{**before, "routing": "dense, first stage's weights"}]
+    rows += measure(recipe.config, weights, routers, tokenizer, items, texts)
     path.mkdir(parents=True, exist_ok=True)
 
     def text(name: str, content: str) -> None:
@@ -187,6 +196,8 @@ def write_directory(
     )
     for chosen, file in zip(routers.values(), ("routers", "routers-40"), strict=True):
         save_file(dict(chosen), path / f"{file}.safetensors", metadata={"kv_rule": "kv_reuse"})
+    for written in path.glob("*.safetensors"):
+        written.chmod(0o644)  # the writer makes private files
     tokenizer.save(str(path / "tokenizer.json"))
     as_json(
         "tokenizer_config.json",

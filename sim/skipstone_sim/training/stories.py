@@ -2,9 +2,10 @@
 
 A story is told by simulating a :class:`World` of people, things and places. Each step picks an
 event that is possible in the present state (nobody gives away what they do not hold, or to someone
-who is elsewhere), applies it, and tells it with one of several sentences. Questions are asked about
-the final state. The list of :class:`Event` objects is kept beside the text, so that the
-answers can be derived a second time without trusting this module's bookkeeping.
+who is elsewhere), applies it, and tells it with one of the sentences least used so far: stories
+that do not repeat themselves make a model that does not, even when it decodes greedily. Questions
+are asked about the final state. The list of :class:`Event` objects is kept beside the text, so that
+the answers can be derived a second time without trusting this module's bookkeeping.
 
 The form of a story, as text::
 
@@ -20,6 +21,7 @@ newline, without the space before it.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -158,13 +160,13 @@ _GO = [
     "Then {s} took the long way {to}.",
     "After a while, {s} hurried {to}.",
     "{S} was bored, so {he} went {to}.",
-    '"I will go {to}," said {s}, and off {he} went.',
+    '"I will go {to}," said {n}, and off {he} went.',
 ]
 _GO_TO = [
     "{S} went {to} to see {q}.",
     "{S} missed {q}, so {he} walked {to}.",
     "{S} heard {q} laughing {at} and ran there.",
-    "{Q} called, and {s} came {to}.",
+    "{Q} called, and {n} came {to}.",
 ]
 _GO_BOTH = [
     "{N} and {q} went {to} together.",
@@ -175,7 +177,7 @@ _TAKE = [
     "{S} picked up {o}.",
     "{S} saw {o} and took it.",
     "{S} bent down and took {o}.",
-    '"Look what I found!" said {s}, and {he} picked up {o}.',
+    '"Look what I found!" said {n}, and {he} picked up {o}.',
     "{S} could not leave {o} behind, so {he} took it.",
 ]
 _DROP = [
@@ -252,6 +254,7 @@ class _Teller:
         self._rng = rng
         self._world = World()
         self._sentences: list[str] = []
+        self._told: Counter[str] = Counter()  # how often each template was used
         self._events: list[Event] = []
         self._last = ""  # the subject of the sentence before
         self._clear = False  # whether a pronoun could only mean that subject
@@ -305,7 +308,10 @@ class _Teller:
             "why": rng.choice(_FEELINGS[feeling]) if feeling else "",
         }
         words |= {key.upper(): _upper(words[key]) for key in "snqoa" if words[key]}
-        self._sentences.append(rng.choice(templates).format(**words))
+        fewest = min(self._told[t] for t in templates)
+        template = rng.choice([t for t in templates if self._told[t] == fewest])
+        self._told[template] += 1
+        self._sentences.append(template.format(**words))
         self._last = who
         self._clear = not whom or self._cast[whom].he != person.he
 
@@ -342,10 +348,13 @@ class _Teller:
         mine = [t for t, holder in world.holder.items() if holder == who]
         lying = [t for t, place in world.lies.items() if place == here]
         theirs = [t for t, holder in world.holder.items() if holder in beside]
-        choices = {"go": 3.0, "feel": 1.0, "talk": 1.2}
+        before = self._events[-1]
+        theirs = [t for t in theirs if t != before.thing]
+        walked = before.kind == "go" and before.who == who
+        choices = {"go": 0.5 if walked else 3.0, "feel": 1.0, "talk": 1.2}
         if lying:
             choices["take"] = 4.0
-        if mine:
+        if any(t != before.thing for t in mine):
             choices["drop"] = 1.0
         if mine and beside:
             choices["give"] = 5.0
@@ -369,7 +378,7 @@ class _Teller:
             world.holder[thing] = who
             self._events.append(Event(kind="take", who=who, thing=thing))
         elif kind == "drop":
-            thing = rng.choice(mine)
+            thing = rng.choice([t for t in mine if t != before.thing])
             self._say(_DROP, who, thing=thing, place=here)
             del world.holder[thing]
             world.lies[thing] = here

@@ -4,8 +4,9 @@ Stage 1 (dense) is ordinary next-token training on stories, answers weighing mor
 
 Stage 2 (routed) adds two router sets over the *same* weights. Steps alternate between the dense
 model, the first router set under ``kv_reuse`` and under ``kv_recompute``, and the second set under
-``kv_reuse``, so that one checkpoint serves all of them; the weights pass through the int4 rounding
-of :mod:`.fake_quant` on the way. A module executes where ``margin + noise ≤ 0``: the noise is the
+``kv_reuse``, so that one checkpoint serves all of them; in every other round of these modes the
+weights pass through the int4 rounding of :mod:`.fake_quant`, so that it serves rounded and as it
+is. A module executes where ``margin + noise ≤ 0``: the noise is the
 difference of two Gumbel variables (so the decision is a sample of the routers' softmax; Jang et
 al., arXiv 1611.01144), its scale and the temperature of the straight-through gradient fall to
 nothing and to a small value, and a loss pulls the mean skip rate to its target (SkipGPT,
@@ -95,7 +96,7 @@ RECIPES = {
         Recipe(name="stories", hidden=128, layers=6, heads=4, kv_heads=2, intermediate=384,
                dense_steps=2000, routed_steps=1200),
         Recipe(name="nano", hidden=64, layers=3, heads=2, kv_heads=1, intermediate=160,
-               dense_steps=3000, routed_steps=1500),
+               dense_steps=4500, routed_steps=2000),
     )
 }  # fmt: skip
 
@@ -299,7 +300,7 @@ def _router_loss(
 def train_routed(
     recipe: Recipe, tokenizer: Tokenizer, dense: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], tuple[dict[str, Tensor], dict[str, Tensor]]]:
-    """Stage 2: both router sets and all weights, with int4 rounding in the loop."""
+    """Stage 2: both router sets and all weights, half of it with int4 rounding."""
     generator = torch.Generator().manual_seed(recipe.seed + 1)
     weights = {name: tensor.clone().requires_grad_() for name, tensor in dense.items()}
     sets = (init_routers(recipe), init_routers(recipe))
@@ -308,21 +309,23 @@ def train_routed(
     data = batches(tokenizer, f"{recipe.seed}/routed", recipe.batch_tokens, MAX_POSITIONS)
     reuse: KvRule = "kv_reuse"
     recompute: KvRule = "kv_recompute"
-    modes = [(0, reuse), (1, reuse), (0, recompute), (0, reuse), (1, reuse), (None, reuse)]
+    modes = [(0, reuse), (1, reuse), (0, recompute), (0, reuse), (None, reuse)]
     shown: dict[str, float] = {}
     for step in range(recipe.routed_steps):
         done = step / recipe.routed_steps
         which, rule = modes[step % len(modes)]
         batch = next(data)
-        config, rounded = fake_quantize(recipe.config, weights)
+        config, used = recipe.config, weights
+        if step // len(modes) % 2:
+            config, used = fake_quantize(recipe.config, weights)
         if which is None:
-            loss = _loss(Reference(config, rounded, dense=True).forward(batch.tokens), batch)
+            loss = _loss(Reference(config, used, dense=True).forward(batch.tokens), batch)
             shown["dense"] = loss.item()
         else:
             temperature = max(0.3, 1.0 - 1.2 * done)
             gate = _Gate(noise=max(0.0, 1 - done / 0.6), temperature=temperature,
                          generator=generator)  # fmt: skip
-            model = Reference(config, rounded, sets[which], kv_rule=rule)
+            model = Reference(config, used, sets[which], kv_rule=rule)
             output = model.forward(batch.tokens, gate=gate)
             loss = _loss(output, batch)
             mask = (batch.weight > 0).to(loss.dtype)

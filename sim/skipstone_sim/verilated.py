@@ -1,0 +1,348 @@
+"""A Verilog top with the core's ports as a shared library, and the library as a Python object.
+
+The clock loop, the memories behind the AXI4 ports and the AXI4-Lite master are C++ (``harness/``); Python
+calls once per register access or batch of cycles.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from ctypes import POINTER, byref, c_char_p, c_int, c_uint8, c_uint32, c_uint64, c_void_p
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipstone.spec.errors import SkipstoneError, ToolError
+
+from .cache import cached, content_key
+from .compiled import (
+    HARNESS,
+    Flags,
+    Progress,
+    compile_units,
+    gather,
+    runtime_objects,
+    tools_key,
+    verilate,
+)
+from .toolchain import find_compiler, run_tool
+
+__all__ = [
+    "Channel",
+    "MemoryModel",
+    "PortStatistics",
+    "ProtocolError",
+    "Response",
+    "Simulation",
+    "Status",
+    "build_library",
+]
+
+_OPTIMIZE = ("-O2",)
+_VERILATOR_OPTIONS = ("-O3", "--x-initial", "fast", "--output-split", "100000")
+_LIBRARY = "model.so"
+
+
+class ProtocolError(SkipstoneError, RuntimeError):
+    """The simulated core broke a rule of AXI, or its control port does not answer."""
+
+
+class Status(IntEnum):
+    """Why `Simulation.run` returned."""
+
+    INTERRUPT = 0
+    BUDGET = 1
+    FAILED = 2
+
+
+class Channel(IntFlag):
+    """The five channels of a port."""
+
+    AR = 1
+    R = 2
+    AW = 4
+    W = 8
+    B = 16
+
+
+class Response(IntEnum):
+    """Error responses of AXI."""
+
+    SLVERR = 2
+    DECERR = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryModel:
+    """How the memory behind a port behaves.
+
+    Parameters
+    ----------
+    latency
+        Cycles from an accepted address to its first beat, and from a burst's last data to its
+        acknowledgement.
+    bandwidth
+        Beats per cycle, reads and writes together; at most 1.
+    outstanding, write_outstanding
+        Bursts that are accepted and not yet finished.
+    stall
+        Chance per cycle that a channel pauses, from the simulation's seed.
+    """
+
+    latency: int = 40
+    bandwidth: float = 1.0
+    outstanding: int = 8
+    write_outstanding: int = 32
+    stall: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("outstanding", "write_outstanding"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)!r}")
+        if self.latency < 1:
+            raise ValueError(f"latency must be at least 1, not {self.latency!r}")
+        if not 1 / 1024 <= self.bandwidth <= 1:
+            raise ValueError(f"bandwidth must be between 1/1024 and 1, not {self.bandwidth!r}")
+        if not 0 <= self.stall < 1:
+            raise ValueError(f"stall must be at least 0 and below 1, not {self.stall!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PortStatistics:
+    """What passed through a port since the simulation began."""
+
+    read_bursts: int
+    read_beats: int
+    write_bursts: int
+    write_beats: int
+    faults: int
+
+
+class _Settings(ctypes.Structure):
+    _fields_ = [  # noqa: RUF012 - the name and form are ctypes'
+        ("latency", c_uint32),
+        ("bandwidth", c_uint32),
+        ("read_outstanding", c_uint32),
+        ("write_outstanding", c_uint32),
+        ("stall", c_uint32),
+    ]
+
+
+class _Statistics(ctypes.Structure):
+    _fields_ = [  # noqa: RUF012 - the name and form are ctypes'
+        (name, c_uint64)
+        for name in ("read_bursts", "read_beats", "write_bursts", "write_beats", "faults")
+    ]
+
+
+def _pins_header(ports: int, port_bytes: int) -> str:
+    binds = " ".join(f"bind({p}, m_axi_{p:02d})" for p in range(ports))
+    return (
+        f"#pragma once\n#define PORTS {ports}\n#define PORT_BYTES {port_bytes}\n"
+        f"#define BIND_PORTS(bind) {binds}\n"
+    )
+
+
+def build_library(
+    verilog: str,
+    *,
+    top: str,
+    ports: int,
+    port_bytes: int,
+    trace: bool = False,
+    optimize: tuple[str, ...] = _OPTIMIZE,
+    options: tuple[str, ...] = _VERILATOR_OPTIONS,
+    progress: Progress | None = None,
+) -> Path:
+    """Build the simulation of module `top`, or find it in the cache; the shared library.
+
+    The module has the ports ``clk``, ``rst``, ``interrupt``, ``s_axi_control_*`` and ``m_axi_NN_*``.
+    `progress` receives a line for each step. Raises ToolError.
+    """
+    say = progress or (lambda line: None)
+    flags = Flags(optimize=optimize, trace=trace, shared=True)
+    own = {path.name: path.read_text() for path in sorted(HARNESS.glob("*.[ch]*"))}
+    pins = _pins_header(ports, port_bytes)
+
+    def build(folder: Path) -> None:
+        say("verilating")
+        source = folder / "top.v"
+        source.write_text(verilog)
+        (folder / "pins.h").write_text(pins)
+        verilate(source, top=top, out=folder, flags=flags, options=options)
+        sources = [*gather(folder), HARNESS / "harness.cpp", HARNESS / "port.cpp"]
+        objects = compile_units(
+            sources,
+            out=folder,
+            flags=flags,
+            include=[folder, HARNESS],
+            progress=progress,
+        )
+        say("linking")
+        run_tool(
+            [*find_compiler().command, "-shared", *objects, *runtime_objects(flags),
+             "-Wl,-Bsymbolic", "-o", folder / _LIBRARY, "-lpthread"]
+        )  # fmt: skip
+        for leftover in (*folder.glob("*.o"), *folder.glob("*.cc"), *folder.glob("V*")):
+            leftover.unlink()
+
+    key = content_key(
+        verilog, top, pins, repr(flags), repr(options), tools_key(), *own.keys(), *own.values()
+    )
+    library = cached("model", key, build) / _LIBRARY
+    if not library.is_file():
+        raise ToolError(
+            f"the build cache is damaged, {library} is missing: delete {library.parent} and try again"
+        )
+    return library
+
+
+def _load(library: Path) -> ctypes.CDLL:
+    dll = ctypes.CDLL(str(library))
+    signatures: Mapping[str, tuple[object, list[object]]] = {
+        "create": (c_void_p, [c_uint64]),
+        "destroy": (None, [c_void_p]),
+        "ports": (c_uint32, []),
+        "port_bytes": (c_uint32, []),
+        "memory": (None, [c_void_p, c_void_p, c_uint64]),
+        "settings": (None, [c_void_p, c_uint32, POINTER(_Settings)]),
+        "base": (None, [c_void_p, c_uint32, c_uint64]),
+        "reset": (None, [c_void_p, c_uint32]),
+        "write": (c_int, [c_void_p, c_uint32, c_uint32]),
+        "read": (c_int, [c_void_p, c_uint32, POINTER(c_uint32)]),
+        "run": (c_int, [c_void_p, c_uint64]),
+        "cycles": (c_uint64, [c_void_p]),
+        "message": (c_char_p, [c_void_p]),
+        "fault": (None, [c_void_p, c_uint32, c_uint32, c_uint64, c_uint64, c_uint32, c_uint64]),
+        "hang": (None, [c_void_p, c_uint32, c_uint32]),
+        "clear_faults": (None, [c_void_p]),
+        "statistics": (None, [c_void_p, c_uint32, POINTER(_Statistics)]),
+        "trace": (c_int, [c_void_p, c_char_p, c_uint64, c_uint64]),
+        "trace_close": (None, [c_void_p]),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(dll, f"harness_{name}")
+        function.restype, function.argtypes = result, arguments
+    return dll
+
+
+class Simulation:
+    """A running core with its memories, just out of reset.
+
+    Parameters
+    ----------
+    library
+        From `build_library`.
+    memory
+        The behaviour of every port.
+    seed
+        Of the random stalls.
+    """
+
+    def __init__(self, library: Path, *, memory: MemoryModel, seed: int = 1):
+        self._dll = _load(library)
+        self.ports: int = self._dll.harness_ports()
+        self.port_bytes: int = self._dll.harness_port_bytes()
+        self._words: NDArray[np.uint8] = np.zeros((0, self.ports * self.port_bytes), np.uint8)
+        self._handle: c_void_p | None = c_void_p(self._dll.harness_create(seed))
+        settings = _Settings(
+            memory.latency,
+            round(memory.bandwidth * 65536),
+            memory.outstanding,
+            memory.write_outstanding,
+            round(memory.stall * 65536),
+        )
+        for port in range(self.ports):
+            self._dll.harness_settings(self._handle, port, byref(settings))
+
+    def close(self) -> None:
+        """Release the model; it must not be used afterwards."""
+        if self._handle is not None:
+            self._dll.harness_destroy(self._handle)
+            self._handle = None
+
+    def __del__(self) -> None:
+        if hasattr(self, "_handle"):
+            self.close()
+
+    def attach(self, words: NDArray[np.uint8]) -> None:
+        """Use this array, (words, bytes per word), as the memory of all ports; it is not copied."""
+        width = self.ports * self.port_bytes
+        if words.ndim != 2 or words.shape[1] != width or not words.flags.c_contiguous:
+            raise ValueError(f"memory must be contiguous, of shape (words, {width})")
+        self._words = words
+        self._dll.harness_memory(self._handle, words.ctypes.data, words.shape[0])
+
+    def set_base(self, port: int, base: int) -> None:
+        """Let word 0 of a port be at byte address `base`."""
+        self._dll.harness_base(self._handle, port, base)
+
+    def reset(self, cycles: int = 4) -> None:
+        """Pull the reset line; transfers in flight are forgotten, faults and memory are kept."""
+        self._dll.harness_reset(self._handle, cycles)
+
+    def write(self, offset: int, value: int) -> None:
+        """Write a control register. Raises ProtocolError."""
+        self._check(self._dll.harness_write(self._handle, offset, value))
+
+    def read(self, offset: int) -> int:
+        """Read a control register. Raises ProtocolError."""
+        value = c_uint32()
+        self._check(self._dll.harness_read(self._handle, offset, byref(value)))
+        return value.value
+
+    def run(self, cycles: int) -> Status:
+        """Run until the interrupt is high, at most `cycles` cycles. Raises ProtocolError."""
+        return self._check(self._dll.harness_run(self._handle, cycles))
+
+    @property
+    def cycles(self) -> int:
+        """Clock cycles since the simulation began."""
+        return self._dll.harness_cycles(self._handle)
+
+    def inject_response(
+        self,
+        port: int,
+        response: Response,
+        *,
+        first: int = 0,
+        last: int = 2**63,
+        count: int = 0,
+        write: bool = False,
+    ) -> None:
+        """Answer reads (or writes) of words `first` .. `last` with an error, `count` times (0: always)."""
+        self._dll.harness_fault(
+            self._handle, port, int(write), first, last, int(Response(response)), count
+        )
+
+    def hang(self, port: int, channels: Channel) -> None:
+        """Stop answering on these channels of a port."""
+        self._dll.harness_hang(self._handle, port, int(channels))
+
+    def clear_faults(self) -> None:
+        """Forget every injected fault."""
+        self._dll.harness_clear_faults(self._handle)
+
+    def statistics(self, port: int) -> PortStatistics:
+        """What passed through a port."""
+        raw = _Statistics()
+        self._dll.harness_statistics(self._handle, port, byref(raw))
+        return PortStatistics(**{name: getattr(raw, name) for name, _ in _Statistics._fields_})
+
+    def trace(self, path: Path, *, first: int = 0, last: int = 2**63) -> None:
+        """Record cycles `first` .. `last` as FST. Raises ToolError if the build or the file forbid it."""
+        if self._dll.harness_trace(self._handle, str(path).encode(), first, last):
+            raise ToolError(f"cannot record to {path}: not writable, or built without trace=True")
+
+    def close_trace(self) -> None:
+        """Finish the trace's file."""
+        self._dll.harness_trace_close(self._handle)
+
+    def _check(self, status: int) -> Status:
+        if status == Status.FAILED:
+            raise ProtocolError(self._dll.harness_message(self._handle).decode())
+        return Status(status)

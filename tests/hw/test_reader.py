@@ -1,0 +1,17 @@
+"""The stream reader under Verilator, for every configuration."""
+
+from pathlib import Path
+
+import pytest
+from skipstone.spec.config import CONFIGS
+from skipstone_hw.memory.reader import Reader
+from skipstone_sim.bench import run_bench
+
+BENCH = Path(__file__).with_name("bench_reader.py")
+
+
+@pytest.mark.cocotb
+@pytest.mark.parametrize("name", CONFIGS)
+def test_reader(name):
+    config = CONFIGS[name]
+    run_bench(Reader(config=config), test_module=BENCH, config=config)
