@@ -16,6 +16,7 @@ from amaranth.back import verilog
 from amaranth.hdl import Value, ValueCastable
 from amaranth.hdl._ir import PortDirection  # what `convert` takes; amaranth is pinned
 from amaranth.lib import wiring
+
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.registers import VERSION
 

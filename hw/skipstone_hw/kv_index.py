@@ -192,8 +192,8 @@ class KvIndex(wiring.Component):
                     m.next = "IDLE"
 
         runs_in = self._elaborate_walk(m, chunk, read, walking)
-        self._elaborate_commands(m, runs_in)
-        m.d.comb += self.idle.eq(~walking & ~self.busy)
+        emitting = self._elaborate_commands(m, runs_in)
+        m.d.comb += self.idle.eq(~walking & ~emitting & ~self.busy)
         return m
 
     def _elaborate_walk(self, m, chunk, read, walking):
@@ -286,7 +286,7 @@ class KvIndex(wiring.Component):
         return run, mask, walk, run_valid, run_ready
 
     def _elaborate_commands(self, m, runs_in):
-        """A run → its read commands: exponent word and K words, or V words."""
+        """A run → its read commands: exponent word and K words, or V words. Returns "busy"."""
         run, mask, walk, run_valid, run_ready = runs_in
         g = self.geometry
         # Stage A: the layer's bank. Stage B: commands out, exponents before keys.
@@ -350,3 +350,4 @@ class KvIndex(wiring.Component):
             m.d.sync += run_sent.eq(1)
         with m.If(sent & exponent_turn):
             m.d.sync += second.eq(1)
+        return full_a | full_b

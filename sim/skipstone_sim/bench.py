@@ -43,6 +43,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -169,6 +170,7 @@ def run_bench(
                 {
                     "config": None if config is None else json.loads(config.to_json()),
                     "parameters": dict(parameters or {}),
+                    "inputs": _inputs((program.parent / "top.v").read_text()),
                 }
             ),
             **(env or {}),
@@ -209,6 +211,15 @@ def run_bench(
     if not any(all(x.tag != "skipped" for x in case) for case in cases):
         raise BenchFailure(f"{path.name}: no test ran\n{_tail(log)}")
     return log
+
+
+def _inputs(text: str) -> list[str]:
+    """Names of the input ports of module ``top``."""
+    top = re.search(r"^module top\b.*?^endmodule", text, re.DOTALL | re.MULTILINE)
+    assert top is not None, "no module top in the Verilog"
+    return re.findall(
+        r"^\s*input\s+(?:wire\s+)?(?:\[[^]]*\]\s*)?(\w+)\s*[;,]", top[0], re.MULTILINE
+    )
 
 
 def _tail(log: str) -> str:

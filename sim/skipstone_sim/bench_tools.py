@@ -62,9 +62,9 @@ async def begin(dut: Any, *, reset_cycles: int = 2) -> None:
     To be called once at the start of each test. A component without registers has no clock: await
     ``Timer`` instead.
     """
-    for handle in dut:
-        if hasattr(handle, "value") and handle._name not in ("clk", "rst"):
-            _zero_input(handle)
+    for name in json.loads(os.environ[PARAMETERS_VARIABLE])["inputs"]:
+        if name not in ("clk", "rst"):
+            getattr(dut, name).value = 0
     Clock(dut.clk, _PERIOD_NS, unit="ns").start()
     dut.rst.value = 1
     for _ in range(reset_cycles):
@@ -131,14 +131,6 @@ def unpack(shape: Any, bits: int) -> Any:
     if cast.signed and cast.width and bits >> cast.width - 1:
         bits -= 1 << cast.width
     return shape(bits) if isinstance(shape, type) and issubclass(shape, enum.Enum) else bits
-
-
-def _zero_input(handle: Any) -> None:
-    """Deposit 0; a deposit on an output is overwritten by its driver at the next evaluation."""
-    try:
-        handle.value = 0
-    except (TypeError, AttributeError):
-        return
 
 
 class StreamDriver:

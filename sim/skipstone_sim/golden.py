@@ -271,7 +271,10 @@ class GoldenDevice(Device):
     def write(self, address: int, data: NDArray[np.uint8]) -> None:
         self._check(address, data.size)
         self._memory.reshape(-1)[address * self.config.word_bytes :][: data.size] = data
-        self._tiles.clear()
+        end = address + -(-data.size // self.config.word_bytes)
+        for key in [k for k in self._tiles if k[0] < end]:
+            if key[0] + matrix_words(self.config, *key[1:]) > address:
+                del self._tiles[key]
 
     def read(self, address: int, count: int) -> NDArray[np.uint8]:
         self._check(address, count)

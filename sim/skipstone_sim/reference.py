@@ -221,7 +221,7 @@ class Reference:
             k = k.view(b, t, c.kv_heads, c.head_dim).transpose(1, 2)  # (B, K, T, E)
             v = v.view(b, t, c.kv_heads, c.head_dim).transpose(1, 2)  # (B, K, T, E)
             q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
-            if self.kv_rule == "kv_reuse" and n > 0:
+            if self.routers is not None and self.kv_rule == "kv_reuse" and n > 0:
                 fresh = run_attention[:, None]  # (B, 1, T, 1)
                 k = fresh * k + (1 - fresh) * k_last  # (B, K, T, E)
                 v = fresh * v + (1 - fresh) * v_last  # (B, K, T, E)

@@ -1,14 +1,15 @@
 """A Verilog top with the core's ports as a shared library, and the library as a Python object.
 
-The clock loop, the memories behind the AXI4 ports and the AXI4-Lite master are C++ (``harness/``); Python
-calls once per register access or batch of cycles.
+The clock loop, the memories behind the AXI4 ports and the AXI4-Lite master are C++ (``harness/``);
+Python calls once per register access or batch of cycles.
 """
 
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 from collections.abc import Mapping
-from ctypes import POINTER, byref, c_char_p, c_int, c_uint8, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_int, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from pathlib import Path
@@ -123,7 +124,7 @@ class PortStatistics:
 
 
 class _Settings(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012 - the name and form are ctypes'
+    _fields_ = [
         ("latency", c_uint32),
         ("bandwidth", c_uint32),
         ("read_outstanding", c_uint32),
@@ -132,11 +133,11 @@ class _Settings(ctypes.Structure):
     ]
 
 
+_STATISTICS = tuple(field.name for field in dataclasses.fields(PortStatistics))
+
+
 class _Statistics(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012 - the name and form are ctypes'
-        (name, c_uint64)
-        for name in ("read_bursts", "read_beats", "write_bursts", "write_beats", "faults")
-    ]
+    _fields_ = [(name, c_uint64) for name in _STATISTICS]
 
 
 def _pins_header(ports: int, port_bytes: int) -> str:
@@ -160,7 +161,7 @@ def build_library(
 ) -> Path:
     """Build the simulation of module `top`, or find it in the cache; the shared library.
 
-    The module has the ports ``clk``, ``rst``, ``interrupt``, ``s_axi_control_*`` and ``m_axi_NN_*``.
+    The module has the ports ``clk``, ``rst``, ``interrupt``, ``s_axi_control_*``, ``m_axi_NN_*``.
     `progress` receives a line for each step. Raises ToolError.
     """
     say = progress or (lambda line: None)
@@ -196,7 +197,7 @@ def build_library(
     library = cached("model", key, build) / _LIBRARY
     if not library.is_file():
         raise ToolError(
-            f"the build cache is damaged, {library} is missing: delete {library.parent} and try again"
+            f"the build cache is damaged, {library} is missing: delete {library.parent}, try again"
         )
     return library
 
@@ -314,7 +315,7 @@ class Simulation:
         count: int = 0,
         write: bool = False,
     ) -> None:
-        """Answer reads (or writes) of words `first` .. `last` with an error, `count` times (0: always)."""
+        """Answer reads (or writes) of these words with an error, `count` times (0: always)."""
         self._dll.harness_fault(
             self._handle, port, int(write), first, last, int(Response(response)), count
         )
@@ -331,12 +332,16 @@ class Simulation:
         """What passed through a port."""
         raw = _Statistics()
         self._dll.harness_statistics(self._handle, port, byref(raw))
-        return PortStatistics(**{name: getattr(raw, name) for name, _ in _Statistics._fields_})
+        return PortStatistics(**{name: getattr(raw, name) for name in _STATISTICS})
 
     def trace(self, path: Path, *, first: int = 0, last: int = 2**63) -> None:
-        """Record cycles `first` .. `last` as FST. Raises ToolError if the build or the file forbid it."""
+        """Record these cycles as FST. Raises ToolError if the build or the file forbid it."""
+        try:
+            path.open("wb").close()
+        except OSError as error:
+            raise ToolError(f"cannot record to {path}: {error.strerror}") from None
         if self._dll.harness_trace(self._handle, str(path).encode(), first, last):
-            raise ToolError(f"cannot record to {path}: not writable, or built without trace=True")
+            raise ToolError(f"cannot record to {path}: the library was built without trace=True")
 
     def close_trace(self) -> None:
         """Finish the trace's file."""

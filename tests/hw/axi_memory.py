@@ -119,7 +119,7 @@ class ChannelCheck:
         while True:
             await edge
             valid, ready = self.signals["valid"].value, self.signals["ready"].value
-            payload = {f: self.signals[f].value.to_unsigned() for f in self.fields}
+            payload = {f: int(self.signals[f].value) for f in self.fields}
             if held is not None:
                 assert valid and payload == held, f"not held until ready: {held}, {payload}"
             held = payload if valid and not ready else None

@@ -87,7 +87,7 @@ def groups_of(x: Vector, kind: PairKind, token: int, head_dim: int) -> list[list
 def lane_group(
     rng: np.random.Generator, kind: PairKind, head_dim: int, tokens: list[int], block: int
 ) -> tuple[list[Pair], dict[int, list[list[Pair]]]]:
-    """Pairs, and the groups expected of each token; `block` pairs of a token at a time or random."""
+    """Pairs, and the groups expected of each token; `block` pairs of a token at a time (0: any)."""
     size = group_format(kind, head_dim).group * int(rng.integers(1, 4))
     vectors = [random_vector(rng, size) for _ in tokens]
     queues = [pairs_of(x, kind, t) for x, t in zip(vectors, tokens, strict=True)]

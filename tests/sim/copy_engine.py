@@ -1,10 +1,11 @@
-"""A stand-in for the core in tests of the harness: same ports, copies words from one place to another."""
+"""A stand-in for the core in tests of the harness: same ports, but it only copies words."""
 
 from typing import Any
 
 from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.errors import CoreErrorCode
 from skipstone_hw.control import Control

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..model import Checkpoint
+from ..spec.errors import ConfigError, RequestError
 from ..spec.layout import RouterRecord
 from .calibrate import Calibration, calibration_sequences, second_moments
 from .fold import fold_embedding, fold_head, fold_layer, fold_routers
@@ -46,20 +47,20 @@ def quantize_model(
     clip_search
         Choose scales by least squared error instead of the largest magnitude.
 
-    Raises CheckpointError for weights that are not finite or beyond FP16, ValueError for arguments
-    that make no sense.
+    Raises CheckpointError for weights that are not finite or beyond FP16, ConfigError if the group
+    does not divide the model's dimensions, RequestError without the text that GPTQ needs.
     """
     config = checkpoint.config
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
     for what, size in (("hidden_size", config.hidden), ("intermediate_size", config.ffn)):
         if size % group:
-            raise ValueError(f"group must divide {what} ({size}), not {group}")
+            raise ConfigError(f"group must divide {what} ({size}), not {group}")
     embedding = fold_embedding(checkpoint)
     calibration = None
     if method == "gptq":
         if not calibration_text:
-            raise ValueError("method 'gptq' needs calibration_text")
+            raise RequestError("method 'gptq' needs calibration_text")
         sequences = calibration_sequences(
             calibration_text, checkpoint.tokenizer_path, config, tokens=calibration_tokens
         )

@@ -8,7 +8,7 @@ before it valid: the device is reset and the next request works.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -52,9 +52,12 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Piece:
-    """A generated token and the text it completed; `text` may be empty."""
+    """A generated token and the text it completed, which may be empty.
 
-    token: int
+    `token` is None for the rest of a text that ends within a character.
+    """
+
+    token: int | None
     text: str
 
 
@@ -222,8 +225,8 @@ class Engine:
         steps_per_run
             Greedy tokens the device takes on its own between two looks of the host.
 
-        Raises RequestError at once if the request cannot be served; nothing runs before the result is
-        iterated.
+        Raises RequestError at once if the request cannot be served; nothing runs before the
+        result is iterated.
         """
         self._check_tokens(prompt)
         if len(prompt) > self.context:
@@ -283,7 +286,7 @@ class Generation:
         """Stop here."""
         self._pieces.close()
 
-    def _generate(self) -> Iterator[Piece]:
+    def _generate(self) -> Generator[Piece, None, None]:
         stream = None
         if self.engine.tokenizer is not None:
             stream = TextStream(self.engine.tokenizer, self.prompt)
@@ -294,6 +297,10 @@ class Generation:
                 text = stream.add(token) if stream else ""
                 self.text += text
                 yield Piece(token, text)
+            rest = stream.flush() if stream else ""
+            self.text += rest
+            if rest:
+                yield Piece(None, rest)
         except (GeneratorExit, KeyboardInterrupt):
             self.finish = self.finish or "interrupted"
             raise
@@ -328,16 +335,15 @@ class Generation:
         engine, greedy = self.engine, self.sampler.greedy
         chunks = list(engine._chunks(pending))
         for offset, chunk in chunks[:-1]:
-            self._count(engine._kick(position + offset, chunk, phase))
+            self.statistics.add_records(engine._kick(position + offset, chunk, phase))
         offset, chunk = chunks[-1]
         room = engine.context - (position + len(pending))
-        steps = min(self.steps_per_run, left, room + 1) - 1 if greedy else 0
+        # Steps on the device belong to the decode phase.
+        alone = greedy and phase is self.statistics.decode
+        steps = min(self.steps_per_run, left, room + 1) - 1 if alone else 0
         mode = Mode(0) if greedy else Mode.LOGITS
         records = engine._kick(position + offset, chunk, phase, steps=steps, mode=mode)
-        self._count(records)
+        self.statistics.add_records(records)
         if greedy:
             return [int(t) for t in records["next_token"][len(chunk) - 1 :]]
         return [self.sampler(engine._mailbox.read_logits(1)[0])]
-
-    def _count(self, records: NDArray[np.void]) -> None:
-        self.statistics.add_records(records)

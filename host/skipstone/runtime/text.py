@@ -8,9 +8,12 @@ back while it ends in an incomplete character.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
-__all__ = ["TextStream", "Tokenizer"]
+from ..spec.errors import CheckpointError, RequestError
+
+__all__ = ["TextStream", "Tokenizer", "encode_prompt", "load_tokenizer"]
 
 _REPLACEMENT = "\ufffd"
 
@@ -21,6 +24,25 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Text of token ids."""
         ...
+
+
+def load_tokenizer(path: Path) -> Any:
+    """The `tokenizers.Tokenizer` in ``tokenizer.json``. Raises CheckpointError if it is damaged."""
+    from tokenizers import Tokenizer as HuggingFaceTokenizer
+
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no tokenizer")
+    try:
+        return HuggingFaceTokenizer.from_file(str(path))
+    except Exception as error:  # the library raises a bare Exception
+        raise CheckpointError(f"{path}: not a tokenizer: {error}") from None
+
+
+def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
+    """Token ids of `prompt`, with what the tokenizer puts in front. RequestError if it is empty."""
+    if not prompt:
+        raise RequestError("the prompt is empty: at least one character is needed")
+    return list(tokenizer.encode(prompt).ids)
 
 
 class TextStream:

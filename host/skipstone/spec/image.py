@@ -13,6 +13,7 @@ memory words of the configuration; the device stripes words over the ports.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import struct
@@ -105,6 +106,7 @@ class Image:
                     f.write(s.data.tobytes())
                 f.truncate(start + offset)
                 f.close()
+                os.chmod(f.name, 0o644)
                 os.replace(f.name, path)
             except BaseException:
                 f.close()
@@ -171,7 +173,7 @@ class Image:
                 raise ImageError(f"{path}: section {name!r} is corrupted (SHA-256 differs)")
             sections[name] = Section(name, address, words, data)
         ordered = sorted(sections.values(), key=lambda s: s.address)
-        for before, after in zip(ordered, ordered[1:], strict=False):
+        for before, after in itertools.pairwise(ordered):
             if before.end > after.address:
                 raise ImageError(f"{path}: sections {before.name!r} and {after.name!r} overlap")
         return cls(config, model, sections)

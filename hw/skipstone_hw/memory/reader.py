@@ -46,8 +46,9 @@ class Reader(wiring.Component):
     consumed.
 
     `PIPELINE_CYCLES` cycles pass from an accepted command to its first `arvalid`,
-    `DELIVERY_CYCLES` from the last port's beat to the word on `words`. Full rate needs
-    `fifo_words` ≥ memory latency + `burst_beats` + 4.
+    `DELIVERY_CYCLES` from the last port's beat to the word on `words`. Against a memory latency of
+    L cycles, full rate needs `fifo_words` ≥ L + `burst_beats` + 4 and as many beats in the
+    `outstanding` bursts as L plus two bursts.
 
     On an error the report comes before any word that it concerns; words already in flight still
     follow. To stop, raise `abort` and hold it until `idle`: commands are dropped, data is drained

@@ -14,11 +14,10 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from skipstone_sim.accuracy import Item, answers_correct, perplexity, skip_agreement, skip_rates
+from skipstone_sim.accuracy import Item, perplexity, skip_agreement, skip_rates
 from skipstone_sim.reference import KvRule, Reference
 from skipstone_sim.training.fake_quant import fake_quantize
 from skipstone_sim.training.stories import stories
-from skipstone_sim.training.tokenizer import EOS
 from skipstone_sim.training.trainer import Recipe, encode_story
 
 __all__ = ["held_out_questions", "held_out_texts", "measure", "write_directory"]
@@ -54,7 +53,6 @@ def calibration_texts(count: int = 16) -> list[str]:
 
 @torch.no_grad()
 def _row(model: Reference, tokenizer: Tokenizer, items: list[Item], texts: list[str]) -> dict:
-    newline = tokenizer.encode("\n", add_special_tokens=False).ids[0]
     skips: list[Tensor] = []
 
     def logits_fn(tokens: Any) -> Any:
@@ -62,13 +60,16 @@ def _row(model: Reference, tokenizer: Tokenizer, items: list[Item], texts: list[
         skips.append(output.skips[0])  # (T, L, 2)
         return output.logits[0].numpy()
 
-    def generate_fn(prompt: str) -> str:
-        ids = tokenizer.encode(prompt).ids
-        return tokenizer.decode(model.generate(ids, 8, stop=[newline, EOS]))
+    def answered(item: Item) -> bool:
+        """Whether greedy decoding gives the answer: checked in one pass over prompt and answer."""
+        given = tokenizer.encode(item.prompt).ids
+        wanted = tokenizer.encode(f" {item.answer}\n", add_special_tokens=False).ids
+        logits = model.forward(torch.tensor([given + wanted[:-1]])).logits[0]  # (T, V)
+        return logits[len(given) - 1 :].argmax(dim=-1).tolist() == wanted
 
     row: dict[str, Any] = {
         "perplexity": perplexity(logits_fn, [encode_story(tokenizer, text) for text in texts]),
-        "answers_correct": answers_correct(generate_fn, items),
+        "answers_correct": sum(map(answered, items)) / len(items),
     }
     decisions = torch.cat(skips).numpy()  # (tokens, L, 2)
     row["attention_skipped"], row["mlp_skipped"] = skip_rates(decisions)

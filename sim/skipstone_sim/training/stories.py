@@ -259,20 +259,21 @@ class _Teller:
         self._last = ""  # the subject of the sentence before
         self._clear = False  # whether a pronoun could only mean that subject
         self._cast = {p.name: p for p in rng.sample(_PEOPLE, rng.choice([2, 2, 3]))}
-        self._places = rng.sample(_PLACES, rng.choice([3, 4]))
-        self._things = rng.sample(_THINGS, rng.choice([2, 3, 3]))
+        self._places = rng.sample(_PLACES, 3)
+        self._things = rng.sample(_THINGS, rng.choice([2, 2, 3]))
         self._begin()
         for _ in range(length):
             self._step()
         self._sentences.append(rng.choice(_ENDINGS))
 
     def story(self) -> Story:
-        """The finished story with two to four questions about it."""
-        questions = self._rng.sample(asked := self._questions(), min(len(asked), 4))
+        """The finished story with up to eight questions about it."""
+        asked = self._questions()
+        questions = self._rng.sample(asked, min(len(asked), self._rng.choice([4, 5, 6, 7, 8])))
         return Story(
             paragraph=" ".join(self._sentences),
             events=tuple(self._events),
-            questions=tuple(questions[: self._rng.choice([2, 3, 4])]),
+            questions=tuple(questions),
         )
 
     def _say(
@@ -442,7 +443,7 @@ class _Teller:
 def tell(seed: int | str) -> Story:
     """The story of a seed: the same seed tells the same story on every machine."""
     rng = random.Random(f"story {seed}")
-    return _Teller(rng, length=rng.choice([3, 4, 5, 6, 7, 8, 9, 10, 12, 16])).story()
+    return _Teller(rng, length=rng.choice([2, 3, 4, 5, 6, 7, 8, 10, 12])).story()
 
 
 def stories(seed: int | str, count: int) -> Iterator[Story]:

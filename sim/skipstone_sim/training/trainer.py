@@ -54,8 +54,8 @@ class Recipe:
     dense_steps: int
     routed_steps: int
     head_dim: int = 32
-    batch_tokens: int = 4096
-    learning_rate: float = 4e-3
+    batch_tokens: int = 3072
+    learning_rate: float = 5e-3
     routed_learning_rate: float = 1.5e-3
     targets: tuple[float, float] = (0.25, 0.40)
     seed: int = 1
@@ -94,9 +94,9 @@ RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe(name="stories", hidden=128, layers=6, heads=4, kv_heads=2, intermediate=384,
-               dense_steps=2000, routed_steps=1200),
+               dense_steps=1000, routed_steps=450),
         Recipe(name="nano", hidden=64, layers=3, heads=2, kv_heads=1, intermediate=160,
-               dense_steps=4500, routed_steps=2000),
+               dense_steps=2400, routed_steps=900),
     )
 }  # fmt: skip
 

@@ -100,7 +100,7 @@ def test_seeds_reproduce():
     assert tell("a") != tell("b")
     assert [s.text for s in stories(3, 2)] == [tell("3/0").text, tell("3/1").text]
     text = "".join(story.text for story in STORIES)
-    assert hashlib.sha256(text.encode()).hexdigest().startswith("24a1d37daa62b2e2"), (
+    assert hashlib.sha256(text.encode()).hexdigest().startswith("ad150c1dbb92265d"), (
         "the grammar changed: the shipped models no longer come from it; train them again"
     )
 

@@ -1,0 +1,332 @@
+"""The core: units wired in token order, and what happens when one of them fails."""
+
+from typing import Any
+
+from amaranth import Module, Mux, ResetInserter, Signal
+from amaranth.lib import data, fifo, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+from skipstone.spec.config import CoreConfig
+from skipstone.spec.errors import CoreErrorCode
+
+from .activations import Activations
+from .array import Array, ArrayMode
+from .attention import Attend
+from .control import Control
+from .counters import Counters, Watchdog
+from .decisions import Decisions
+from .embed import Embed, Repass
+from .epilogue import Epilogue
+from .kv_index import KvIndex, RunLayout
+from .kv_writer import KvWriter
+from .layouts import PairKind, ReadKind
+from .linear import Linear
+from .logits import LogitsWriter
+from .memory.axi import AxiLiteSignature, AxiSignature, forward
+from .memory.reader import Reader
+from .memory.writer import Writer
+from .packer import Packer
+from .program import Program
+from .reductions import Reductions
+from .report import Report
+from .sequencer import Sequencer, WordTarget
+
+__all__ = ["Core"]
+
+
+class Core(wiring.Component):
+    """The overlay processor.
+
+    Members
+    -------
+    s_axi_control : In(AxiLiteSignature())
+        Registers (`skipstone.spec.registers`), `ap_ctrl_hs`.
+    m_axi : Out(AxiSignature(data_bits=port_bits)).array(ports)
+        Memory; a word is one beat of every port.
+    interrupt : Out(1)
+    """
+
+    RUN_FIFO_DEPTH = 16
+    """Runs of keys described ahead of their words."""
+    ABANDON_CYCLES = 4096
+    """A failed run waits this long for memory to answer what is outstanding."""
+
+    s_axi_control: Any
+    m_axi: Any
+    interrupt: Signal
+
+    def __init__(self, *, config: CoreConfig):
+        self._config = config
+        super().__init__(
+            {
+                "s_axi_control": In(AxiLiteSignature()),
+                "m_axi": Out(AxiSignature(data_bits=config.port_bits)).array(config.ports),
+                "interrupt": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        c = self._config
+        self._reset = Signal()  # of everything between control and memory ports
+
+        def unit(name, component):
+            setattr(self, f"_{name}", component)
+            m.submodules[name] = ResetInserter(self._reset)(component)
+
+        # Control and memory ports outlive a failed run.
+        self._control = m.submodules.control = Control(config=c)
+        self._counters = m.submodules.counters = Counters(config=c)
+        self._watchdog = m.submodules.watchdog = Watchdog()
+        self._reader = m.submodules.reader = Reader(config=c)
+        self._writer = m.submodules.writer = Writer(config=c)
+        for name, kind in (
+            ("program", Program),
+            ("sequencer", Sequencer),
+            ("decisions", Decisions),
+            ("embed", Embed),
+            ("repass", Repass),
+            ("array", Array),
+            ("linear", Linear),
+            ("attend", Attend),
+            ("kv_index", KvIndex),
+            ("epilogue", Epilogue),
+            ("packer", Packer),
+            ("activations", Activations),
+            ("reductions", Reductions),
+            ("kv_writer", KvWriter),
+            ("logits", LogitsWriter),
+            ("report", Report),
+        ):
+            unit(name, kind(config=c))
+        unit("runs", fifo.SyncFIFOBuffered(width=RunLayout().size, depth=self.RUN_FIFO_DEPTH))
+
+        self._build_parameters(m)
+        self._build_read_side(m)
+        self._build_array(m)
+        self._build_outputs(m)
+        self._build_write_side(m)
+        self._build_sequencing(m)
+        self._build_runs(m)
+        self._build_counters(m)
+        return m
+
+    def _build_parameters(self, m):
+        """What the program fixed, to every unit that needs it."""
+        s = self._sequencer
+        kv = s.geometry.kv
+        hidden_pairs = Signal(16)
+        m.d.comb += hidden_pairs.eq(s.geometry.hidden_groups * (self._config.group // 2))
+        m.d.comb += [
+            u.head_dim_log2.eq(kv.head_dim_log2)
+            for u in (
+                self._embed, self._array, self._epilogue, self._packer, self._activations,
+                self._kv_writer,
+            )
+        ]  # fmt: skip
+        m.d.comb += [
+            u.position.eq(s.position)
+            for u in (self._embed, self._attend, self._kv_index, self._report)
+        ]
+        m.d.comb += [
+            u.count.eq(s.count)
+            for u in (self._embed, self._decisions, self._kv_index, self._report)
+        ]
+        m.d.comb += [
+            self._attend.geometry.eq(kv),
+            self._attend.query_heads.eq(s.geometry.query_heads),
+            self._kv_index.geometry.eq(kv),
+            self._embed.tables.eq(s.tables),
+            self._embed.input_address.eq(self._program.instruction.address),
+            self._embed.token.eq(s.next_token),
+            self._embed.fed_back.eq(s.fed_back),
+            self._embed.hidden_pairs.eq(hidden_pairs),
+            self._repass.hidden_pairs.eq(hidden_pairs),
+            self._reductions.hidden_groups.eq(s.geometry.hidden_groups),
+            self._reductions.inv_hidden.eq(s.geometry.inv_hidden),
+            self._reductions.epsilon.eq(s.geometry.epsilon),
+        ]
+
+    def _build_read_side(self, m):
+        """Read commands to the reader; its words to whoever asked for them."""
+        s = self._sequencer
+        _first_of(
+            m,
+            self._reader.commands,
+            self._kv_index.commands,
+            self._embed.commands,
+            self._program.commands,
+            s.reads,
+        )
+        words = self._reader.words
+        takers = [
+            (self._linear.words, words.payload.kind == ReadKind.WEIGHTS),
+            (self._attend.words, words.payload.kind == ReadKind.KV),
+        ]
+        other = words.payload.kind == ReadKind.OTHER
+        for target, taker in (
+            (WordTarget.PROGRAM, self._program.words),
+            (WordTarget.EMBED, self._embed.words),
+            (WordTarget.ROUTER, self._reductions.load),
+        ):
+            takers.append((taker, other & (s.target == target)))
+        for taker, mine in takers:
+            m.d.comb += [
+                taker.valid.eq(words.valid & mine),
+                taker.payload.eq(words.payload.data),
+            ]
+            with m.If(mine):
+                m.d.comb += words.ready.eq(taker.ready)
+
+    def _build_array(self, m):
+        """The array and the activation buffer, shared by LINEAR and ATTEND."""
+        array, linear, attend = self._array, self._linear, self._attend
+        attending = Signal()
+        m.d.comb += [
+            attending.eq(~attend.idle),
+            array.valid.eq(Mux(attending, attend.array_valid, linear.array_valid)),
+            array.mode.eq(Mux(attending, attend.array_mode, ArrayMode.LINEAR)),
+            array.word.eq(Mux(attending, attend.array_word, linear.array_word)),
+            array.lane_enable.eq(Mux(attending, attend.array_lanes, linear.array_lanes)),
+            array.rows.eq(linear.array_rows),
+            array.bytes.eq(attend.array_bytes),
+            array.heads.eq(attend.array_heads),
+            linear.sums.eq(array.sums),
+            attend.sums.eq(array.sums),
+            attend.products.eq(array.products),
+        ]
+        for lane in range(self._config.lanes):
+            shared = self._activations.lanes[lane]
+            mine, theirs = attend.lanes[lane], linear.lanes[lane]
+            for name in ("en", "region", "token", "word", "group"):
+                m.d.comb += getattr(shared, name).eq(
+                    Mux(attending, getattr(mine, name), getattr(theirs, name))
+                )
+            for reader in (mine, theirs):
+                m.d.comb += [
+                    reader.mantissas.eq(shared.mantissas),
+                    reader.exponent.eq(shared.exponent),
+                    reader.exponent_max.eq(shared.exponent_max),
+                ]
+
+    def _build_outputs(self, m):
+        """Pairs through epilogue and packer to where they are wanted."""
+        _first_of(
+            m,
+            self._epilogue.i,
+            self._linear.o,
+            self._attend.o,
+            self._embed.o,
+            self._repass.o,
+        )
+        connect(m, self._embed.rope_write, self._epilogue.rope_write)
+
+        floats = self._epilogue.o
+        is_logits = floats.payload.kind == PairKind.LOGITS
+        for taker, mine in ((self._packer.i, ~is_logits), (self._logits.i, is_logits)):
+            m.d.comb += [taker.valid.eq(floats.valid & mine), taker.payload.eq(floats.payload)]
+            with m.If(mine):
+                m.d.comb += floats.ready.eq(taker.ready)
+
+        pairs = self._packer.o
+        to_kv = Signal()
+        m.d.comb += to_kv.eq(
+            (pairs.payload.kind == PairKind.KEY) | (pairs.payload.kind == PairKind.VALUE)
+        )
+        for taker, mine in (
+            (self._activations.i, ~to_kv),
+            (self._reductions.i, ~to_kv),
+            (self._kv_writer.i, to_kv),
+        ):
+            m.d.comb += [taker.valid.eq(pairs.valid & mine), taker.payload.eq(pairs.payload)]
+        # Activations and reductions never stall.
+        m.d.comb += pairs.ready.eq(Mux(to_kv, self._kv_writer.i.ready, 1))
+
+    def _build_write_side(self, m):
+        _first_of(m, self._writer.i, self._kv_writer.o, self._logits.o, self._report.o)
+        for p in range(self._config.ports):
+            forward(m, inner=self._reader.m_axi[p], outer=flipped(self.m_axi[p]))
+            forward(m, inner=self._writer.m_axi[p], outer=flipped(self.m_axi[p]))
+            for side in (self._reader, self._writer):
+                m.d.comb += side.port_base[p].eq(self._control.port_base[p])
+        for side in (self._reader, self._writer):
+            m.d.comb += side.memory_words.eq(self._control.parameters.memory_words)
+
+    def _build_sequencing(self, m):
+        s, program, index = self._sequencer, self._program, self._kv_index
+        kv, decisions = s.geometry.kv, self._decisions
+        m.d.comb += [
+            # Program.
+            program.load.eq(s.program_load),
+            program.fetch.eq(s.program_fetch),
+            program.pc.eq(s.pc),
+            program.address.eq(self._control.parameters.program_address),
+            program.length.eq(self._control.parameters.program_length),
+            s.program_loaded.eq(program.loaded),
+            s.instruction.eq(program.instruction),
+            s.instruction_ready.eq(program.ready),
+            s.crc_ok.eq(program.crc_ok),
+            s.well_formed.eq(program.well_formed),
+            # Chunk.
+            decisions.clear.eq(s.begin),
+            decisions.record.eq(self._embed.record),
+            decisions.record_index.eq(self._embed.record_index),
+            decisions.record_valid.eq(self._embed.record_valid),
+            decisions.route.eq(s.route),
+            decisions.layer.eq(s.route_layer),
+            decisions.skip_attention.eq(self._reductions.skip_attention),
+            decisions.skip_mlp.eq(self._reductions.skip_mlp),
+            s.present.eq(decisions.present),
+            s.attention.eq(decisions.attention),
+            s.mlp.eq(decisions.mlp),
+            index.begin.eq(s.begin),
+            index.end.eq(s.end),
+            index.commit.eq(s.commit),
+            index.commit_layer.eq(s.commit_layer),
+            index.commit_tokens.eq(s.commit_tokens),
+            s.index_busy.eq(index.busy),
+            self._embed.start.eq(s.embed),
+            self._repass.start.eq(s.repass),
+            self._repass.token.eq(s.repass_token),
+            s.written.eq(self._reductions.written),
+            s.attend_reading.eq(self._attend.reading | ~index.idle),
+            # Stores.
+            index.rank_layer.eq(s.store_layer),
+            # Report.
+            self._report.start.eq(s.report),
+            self._report.base.eq(s.tables.records),
+            self._report.every_token.eq(s.logits.all_rows),
+            self._embed.token_index.eq(self._report.index),
+            decisions.report_index.eq(self._report.index),
+            self._report.token_id.eq(self._embed.token_id),
+            self._report.attention_map.eq(decisions.attention_map),
+            self._report.mlp_map.eq(decisions.mlp_map),
+        ]
+        connect(m, self._sequencer.linear, self._linear.command)
+        connect(m, self._sequencer.attend, self._attend.command)
+        connect(m, self._attend.walk, index.walk)
+        runs = self._runs
+        m.d.comb += [
+            runs.w_data.eq(index.runs.payload),
+            runs.w_en.eq(index.runs.valid),
+            index.runs.ready.eq(runs.w_rdy),
+            self._attend.runs.payload.eq(runs.r_data),
+            self._attend.runs.valid.eq(runs.r_rdy),
+            runs.r_en.eq(self._attend.runs.ready),
+        ]
+        del kv
+
+    def _build_runs(self, m):
+        """Start, done, and the way back from an error."""
+
+    def _build_counters(self, m):
+        """What each counter counts."""
+
+
+def _first_of(m, sink, *sources):
+    """Join streams that are not used at the same time; the first valid one goes."""
+    taken = 0
+    for source in sources:
+        m.d.comb += source.ready.eq(sink.ready & ~taken)
+        with m.If(source.valid & ~taken):
+            m.d.comb += [sink.valid.eq(1), sink.payload.eq(source.payload)]
+        taken = taken | source.valid
