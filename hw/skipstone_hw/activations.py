@@ -21,7 +21,7 @@ MIN_HEAD_DIM = 32
 """Smallest head_dim that the buffers are sized for."""
 
 
-class Region(enum.Enum, shape=unsigned(2)):
+class Region(enum.Enum, shape=unsigned(2)):  # type: ignore[call-arg]
     """The vectors that are kept of each token of the chunk."""
 
     RESIDUAL = 0

@@ -1,22 +1,23 @@
 """The array of multipliers, and its three uses.
 
-Every cycle the array takes one memory word, 4·R·C bits, and multiplies each nibble of it with a 12-bit
-operand in each of T lanes. What differs between the uses is only where the operands come from
-and where the sum is tapped:
+Every cycle the array takes one memory word, 4·R·C bits, and multiplies each nibble of it with a
+12-bit operand in each of T lanes. What differs between the uses is only where the operands come
+from and where the sum is tapped:
 
-* ``LINEAR``: the word holds int4 weights, operand r meets row r of every column, and each column is summed.
-* ``SCORE``: the word holds int8 keys, each byte has an operand of its own, and each column is summed.
-* ``MIX``: the word holds int8 values, the bytes of a head share an operand, and nothing is summed
+* ``LINEAR``: the word holds int4 weights; operand r meets row r of each column; columns are summed.
+* ``SCORE``: the word holds int8 keys; each byte has an operand of its own; columns are summed.
+* ``MIX``: the word holds int8 values; the bytes of a head share an operand; nothing is summed
   beyond the two halves of a byte.
 
-An int8 is a low, unsigned nibble on an even row and a high, signed one on the odd row above it, so even rows
-multiply by 5 signed bits and odd rows by 4.
+An int8 is a low, unsigned nibble on an even row and a high, signed one on the odd row above it:
+even rows multiply by 5 signed bits, odd rows by 4.
 """
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed, unsigned
+from amaranth.hdl import Cat, Module, Mux, Shape, Signal, Value, signed, unsigned
 from amaranth.lib import data, enum, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
+
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.formats import ACTIVATION_BITS
 
@@ -35,7 +36,7 @@ PRODUCT_BITS = ACTIVATION_BITS + 8
 """Bits of an operand times an int8."""
 
 
-class ArrayMode(enum.Enum, shape=unsigned(2)):
+class ArrayMode(enum.Enum, shape=unsigned(2)):  # type: ignore[call-arg]
     """What the nibbles of a word are, and which operands they meet."""
 
     LINEAR = 0
@@ -43,7 +44,7 @@ class ArrayMode(enum.Enum, shape=unsigned(2)):
     MIX = 2
 
 
-def column_sum_shape(config: CoreConfig) -> signed:  # type: ignore[valid-type]
+def column_sum_shape(config: CoreConfig) -> Shape:
     """The sum of a column: R/2 products with an int8."""
     return signed(PRODUCT_BITS + exact_log2(config.rows // 2))
 
@@ -152,19 +153,17 @@ class Array(wiring.Component):
             Signal(signed(ACTIVATION_BITS), reset_less=True, name=f"byte_{lane}_{j}")
             for j in range(c.word_bytes)
         ]
-        with m.If(self.valid & self.lane_enable[lane]):
-            with m.Switch(self.mode):
-                with m.Case(ArrayMode.LINEAR):
-                    m.d.sync += [row.eq(self.rows[lane][r]) for r, row in enumerate(rows)]
-                with m.Case(ArrayMode.SCORE):
-                    m.d.sync += [byte.eq(self.bytes[lane][j]) for j, byte in enumerate(shared)]
-                with m.Default(), m.Switch(self.head_dim_log2):
-                    for log2 in range(HEAD_DIM_LOG2_MIN, HEAD_DIM_LOG2_MAX + 1):
-                        with m.Case(log2):
-                            m.d.sync += [
-                                byte.eq(self.heads[lane][j >> log2])
-                                for j, byte in enumerate(shared)
-                            ]
+        with m.If(self.valid & self.lane_enable[lane]), m.Switch(self.mode):
+            with m.Case(ArrayMode.LINEAR):
+                m.d.sync += [row.eq(self.rows[lane][r]) for r, row in enumerate(rows)]
+            with m.Case(ArrayMode.SCORE):
+                m.d.sync += [byte.eq(self.bytes[lane][j]) for j, byte in enumerate(shared)]
+            with m.Case(ArrayMode.MIX), m.Switch(self.head_dim_log2):
+                for log2 in range(HEAD_DIM_LOG2_MIN, HEAD_DIM_LOG2_MAX + 1):
+                    with m.Case(log2):
+                        m.d.sync += [
+                            byte.eq(self.heads[lane][j >> log2]) for j, byte in enumerate(shared)
+                        ]
         return rows, shared
 
     def build_products(
@@ -188,7 +187,9 @@ class Array(wiring.Component):
                 # An even nibble is the unsigned low half of an int8, unless it is a weight.
                 weight = nibble if n % 2 else Cat(nibble, nibble[3] & linear)
                 product = Signal(
-                    signed(ACTIVATION_BITS + len(weight)), reset_less=True, name=f"product_{lane}_{n}"
+                    signed(ACTIVATION_BITS + len(weight)),
+                    reset_less=True,
+                    name=f"product_{lane}_{n}",
                 )
                 m.d.sync += product.eq(operand * weight.as_signed())
                 products.append(product)
@@ -204,8 +205,8 @@ class Array(wiring.Component):
             for j, (low, high) in enumerate(zip(products[0::2], products[1::2], strict=True)):
                 pair = Signal(signed(PRODUCT_BITS), reset_less=True, name=f"pair_{lane}_{j}")
                 m.d.sync += pair.eq(low + Mux(linear, high, high << 4))
-                m.d.comb += self.products[lane][j].eq(pair)
                 pairs.append(pair)
+        m.d.comb += [self.products[lane][j].eq(pair) for j, pair in enumerate(pairs)]
         return pairs
 
     def build_sums(
@@ -214,17 +215,17 @@ class Array(wiring.Component):
         """Stage 4: the sum of each column."""
         c = self._config
         half = c.rows // 2
+        totals = []
         with m.If(active & (mode != ArrayMode.MIX)):
             for column in range(c.columns):
-                total = Signal(
-                    column_sum_shape(c), reset_less=True, name=f"sum_{lane}_{column}"
-                )
+                total = Signal(column_sum_shape(c), reset_less=True, name=f"sum_{lane}_{column}")
                 terms = pairs[column * half : (column + 1) * half]
-                m.d.sync += total.eq(tree_sum(terms))
-                m.d.comb += self.sums[lane][column].eq(total)
+                m.d.sync += total.eq(_tree_sum(terms))
+                totals.append(total)
+        m.d.comb += [self.sums[lane][column].eq(total) for column, total in enumerate(totals)]
 
 
-def tree_sum(terms: list[Value]) -> Value:
+def _tree_sum(terms: list[Value]) -> Value:
     """Sum of a power of two of terms, as a balanced tree."""
     while len(terms) > 1:
         terms = [a + b for a, b in zip(terms[0::2], terms[1::2], strict=True)]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amaranth import Module, Mux, ResetInserter, Signal
+from amaranth import Const, Module, Mux, ResetInserter, Signal
 from amaranth.lib import data, fifo, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from skipstone.spec.config import CoreConfig
@@ -18,7 +18,7 @@ from .embed import Embed, Repass
 from .epilogue import Epilogue
 from .kv_index import KvIndex, RunLayout
 from .kv_writer import KvWriter
-from .layouts import PairKind, ReadKind
+from .layouts import ADDRESS_BITS, PairKind, ReadKind
 from .linear import Linear
 from .logits import LogitsWriter
 from .memory.axi import AxiLiteSignature, AxiSignature, forward
@@ -144,6 +144,8 @@ class Core(wiring.Component):
             self._reductions.hidden_groups.eq(s.geometry.hidden_groups),
             self._reductions.inv_hidden.eq(s.geometry.inv_hidden),
             self._reductions.epsilon.eq(s.geometry.epsilon),
+            self._reductions.norm_token.eq(self._linear.norm_token),
+            self._linear.norm.eq(self._reductions.norm),
         ]
 
     def _build_read_side(self, m):
@@ -172,7 +174,7 @@ class Core(wiring.Component):
         for taker, mine in takers:
             m.d.comb += [
                 taker.valid.eq(words.valid & mine),
-                taker.payload.eq(words.payload.data),
+                taker.payload.eq(words.payload if taker is self._reductions.load else words.payload.data),
             ]
             with m.If(mine):
                 m.d.comb += words.ready.eq(taker.ready)
@@ -254,7 +256,16 @@ class Core(wiring.Component):
     def _build_sequencing(self, m):
         s, program, index = self._sequencer, self._program, self._kv_index
         kv, decisions = s.geometry.kv, self._decisions
+        writer = self._kv_writer
+        layer_base = Signal(ADDRESS_BITS)
+        m.d.sync += layer_base.eq(kv.base + s.store_layer * kv.layer_words)
+        earlier = 0
+        for n in range(self._config.max_chunk):
+            with m.If(writer.rank_token == n):
+                m.d.comb += writer.rank.eq(index.rank_first + earlier)
+            earlier = earlier + s.store_tokens[n]
         m.d.comb += [
+            s.parameters.eq(self._control.parameters),
             # Program.
             program.load.eq(s.program_load),
             program.fetch.eq(s.program_fetch),
@@ -289,8 +300,21 @@ class Core(wiring.Component):
             self._repass.token.eq(s.repass_token),
             s.written.eq(self._reductions.written),
             s.attend_reading.eq(self._attend.reading | ~index.idle),
-            # Stores.
+            # Stores: a token's rank is the layer's count and how many chunk tokens precede it.
             index.rank_layer.eq(s.store_layer),
+            self._logits.write.eq(s.logits.write),
+            self._logits.all_rows.eq(s.logits.all_rows),
+            self._logits.base.eq(s.logits.base),
+            self._logits.row_words.eq(s.logits.row_words),
+            self._logits.vocabulary.eq(s.logits.vocabulary),
+            self._logits.token.eq(
+                Mux(self._report.idle, s.count - 1, self._report.index)
+            ),
+            self._report.argmax.eq(self._logits.argmax),
+            s.argmax.eq(self._logits.argmax),
+            writer.layer_base.eq(layer_base),
+            writer.bank_words.eq(kv.bank_words),
+            writer.kv_capacity.eq(kv.capacity),
             # Report.
             self._report.start.eq(s.report),
             self._report.base.eq(s.tables.records),
@@ -313,18 +337,143 @@ class Core(wiring.Component):
             self._attend.runs.valid.eq(runs.r_rdy),
             runs.r_en.eq(self._attend.runs.ready),
         ]
-        del kv
 
     def _build_runs(self, m):
-        """Start, done, and the way back from an error."""
+        """Start and done, barriers, and the way back from an error."""
+        s, control = self._sequencer, self._control
+        reader, writer = self._reader, self._writer
+        watchdog, status = self._watchdog, control.status
+        running, aborting, stuck = Signal(), Signal(), Signal()
+        self._running = running
+
+        # A router record that was asked for but is not yet in.
+        loading = Signal()
+        router_words = self._reductions.load
+        with m.If(s.router_load):
+            m.d.sync += loading.eq(1)
+        with m.Elif(self._reset | (router_words.valid & router_words.ready & reader.words.payload.last)):
+            m.d.sync += loading.eq(0)
+        units = (
+            self._embed, self._repass, self._linear, self._attend, self._kv_index, self._epilogue,
+            self._packer, self._activations, self._reductions, self._kv_writer, self._logits,
+            self._report, self._writer,
+        )  # fmt: skip
+        quiet = ~loading
+        for unit in units:
+            quiet = quiet & unit.idle
+        m.d.comb += s.quiet.eq(quiet)
+
+        failed = Signal()
+        code = Signal(range(max(CoreErrorCode) + 1))
+        for valid, what in (
+            (watchdog.expired, int(CoreErrorCode.WATCHDOG)),
+            (self._embed.bad_token, int(CoreErrorCode.TOKEN_RANGE)),
+            (s.error.valid, s.error.code),
+            (writer.error.valid, writer.error.code),
+            (reader.error.valid, reader.error.code),
+        ):
+            with m.If(valid):
+                m.d.comb += [failed.eq(running), code.eq(what)]
+        self._failed = failed
+
+        drained = Signal()
+        waited = Signal(range(self.ABANDON_CYCLES + 1))
+        m.d.comb += [
+            drained.eq(reader.idle & writer.idle),
+            control.drained.eq(drained),
+            reader.abort.eq(aborting | stuck | control.soft_reset),
+            writer.abort.eq(aborting | stuck | control.soft_reset),
+            self._reset.eq(aborting | control.soft_reset),
+            self._counters.clear.eq(control.start),
+            watchdog.enable.eq(running),
+            watchdog.limit.eq(control.parameters.watchdog_cycles),
+            watchdog.progress.eq(
+                _moves(reader.words)
+                | _moves(writer.i)
+                | _moves(self._epilogue.i)
+                | _moves(self._packer.o)
+                | s.retired
+                | self._kv_index.busy
+            ),
+        ]
+        with m.If(drained):
+            m.d.sync += stuck.eq(0)
+        with m.FSM(name="run"):
+            with m.State("IDLE"):
+                m.d.sync += waited.eq(0)
+                with m.If(control.start):
+                    m.d.sync += [status.error_code.eq(0), status.error_pc.eq(0)]
+                    m.d.comb += s.start.eq(~stuck)
+                    m.next = "RUN"
+                    with m.If(stuck):  # memory still owes the previous run an answer
+                        m.d.sync += status.error_code.eq(int(CoreErrorCode.WATCHDOG))
+                        m.next = "DONE"
+            with m.State("RUN"):
+                m.d.comb += running.eq(1)
+                m.d.sync += [
+                    status.tokens_done.eq(s.tokens_done),
+                    status.next_token.eq(s.next_token),
+                ]
+                with m.If(failed):
+                    m.d.sync += [status.error_code.eq(code), status.error_pc.eq(s.pc)]
+                    m.next = "ABORT"
+                with m.Elif(s.done):
+                    m.next = "DONE"
+                with m.If(control.soft_reset):
+                    m.next = "IDLE"
+            with m.State("ABORT"):
+                m.d.comb += aborting.eq(1)
+                m.d.sync += waited.eq(waited + 1)
+                with m.If((drained & (waited > 2)) | (waited == self.ABANDON_CYCLES)):
+                    m.d.sync += stuck.eq(~drained)
+                    m.next = "DONE"
+                with m.If(control.soft_reset):
+                    m.next = "IDLE"
+            with m.State("DONE"):
+                m.d.comb += control.done.eq(1)
+                m.next = "IDLE"
+        m.d.comb += [control.counters.eq(self._counters.values), self.interrupt.eq(control.interrupt)]
+        connect(m, flipped(self.s_axi_control), control.s_axi_control)
 
     def _build_counters(self, m):
         """What each counter counts."""
+        s, add = self._sequencer, self._counters.increments
+        words = self._reader.words
+        routed = Signal()
+        m.d.sync += routed.eq(s.route)
+        present = Signal.like(s.count)
+        m.d.comb += present.eq(Mux(routed, s.count, 0))
+        m.d.comb += [
+            add.cycles.eq(self._running),
+            add.array_busy.eq(self._linear.busy | self._attend.array_valid),
+            add.stall_memory.eq(self._linear.stall_words | self._attend.stall_words),
+            add.stall_epilogue.eq(self._linear.stall_drain),
+            add.stall_barrier.eq(s.waiting),
+            add.stall_kv_write.eq(self._kv_writer.i.valid & ~self._kv_writer.i.ready),
+            add.words_weights.eq(_moves(words) & (words.payload.kind == ReadKind.WEIGHTS)),
+            add.words_kv.eq(_moves(words) & (words.payload.kind == ReadKind.KV)),
+            add.words_other.eq(_moves(words) & (words.payload.kind == ReadKind.OTHER)),
+            add.words_written.eq(_moves(self._writer.i)),
+            add.instructions.eq(s.retired),
+            add.instructions_skipped.eq(s.skipped),
+            add.errors.eq(self._failed),
+        ]
+        for module in ("attention", "mlp"):
+            executed = Mux(routed, getattr(self._decisions, f"executed_{module}"), 0)
+            m.d.comb += [
+                add[f"{module}_executed"].eq(executed),
+                add[f"{module}_skipped"].eq(present - executed),
+            ]
+
+
+def _moves(transfer):
+    """A stream passes on its payload in this cycle."""
+    return transfer.valid & transfer.ready
 
 
 def _first_of(m, sink, *sources):
     """Join streams that are not used at the same time; the first valid one goes."""
-    taken = 0
+    taken = Const(0, 1)
     for source in sources:
         m.d.comb += source.ready.eq(sink.ready & ~taken)
         with m.If(source.valid & ~taken):

@@ -121,14 +121,14 @@ class Embed(wiring.Component):
         out = self.commands
         row_address, rope_address = Signal(ADDRESS_BITS), Signal(ADDRESS_BITS)
         m.d.comb += [out.payload.kind.eq(ReadKind.OTHER), read.addr.eq(index)]
-        active = Signal()
+        active, input_address = Signal(), Signal(ADDRESS_BITS)
         m.d.comb += self.idle.eq(~active)
 
         with m.FSM(name="request"):
             with m.State("IDLE"):
                 m.d.sync += [index.eq(0), rows.eq(0)]
                 with m.If(self.start):
-                    m.d.sync += active.eq(1)
+                    m.d.sync += [active.eq(1), input_address.eq(self.input_address)]
                     m.next = "RECORDS"
                     with m.If(self.fed_back):
                         m.next = "FED_BACK"
@@ -139,7 +139,7 @@ class Embed(wiring.Component):
                 words = (self.count + records_per_word - 1) >> exact_log2(records_per_word)
                 m.d.comb += [
                     out.valid.eq(1),
-                    out.payload.address.eq(self.input_address),
+                    out.payload.address.eq(input_address),
                     out.payload.words.eq(words),
                 ]
                 with m.If(out.ready):

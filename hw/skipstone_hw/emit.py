@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -24,6 +25,9 @@ __all__ = ["TOP", "emit_component", "emit_verilog", "manifest", "port_name"]
 
 TOP = "skipstone_core"
 """Name of the exported module."""
+
+_CONSTANT_BLOCK = re.compile(r"always @\*\n(\s+[^;=]* = \d+'\w+;\n)")
+"""A block that only assigns a constant: it has nothing to be sensitive to and would never run."""
 
 PortNames = Callable[[tuple[str | int, ...]], str]
 
@@ -49,9 +53,10 @@ def emit_component(
             raise ValueError(f"port names must be unique, not {label!r} twice")
         direction = PortDirection.Input if member.flow == wiring.In else PortDirection.Output
         ports[label] = (value, direction)
-    return verilog.convert(
+    text = verilog.convert(
         component, name=name, ports=ports, emit_src=False, strip_internal_attrs=True
     )
+    return _CONSTANT_BLOCK.sub(r"always_comb\n\1", text)
 
 
 def emit_verilog(config: CoreConfig) -> str:

@@ -41,7 +41,7 @@ def token_shape(config: CoreConfig) -> Shape:
     return unsigned(max(1, bits_for(config.max_chunk - 1)))
 
 
-class ReadKind(enum.Enum, shape=unsigned(2)):
+class ReadKind(enum.Enum, shape=unsigned(2)):  # type: ignore[call-arg]
     """What a word was read for; also the counter it is charged to."""
 
     WEIGHTS = 0
@@ -79,7 +79,7 @@ class ErrorLayout(data.StructLayout):
         super().__init__({"valid": 1, "code": ERROR_CODE_BITS})
 
 
-class PairKind(enum.Enum, shape=unsigned(3)):
+class PairKind(enum.Enum, shape=unsigned(3)):  # type: ignore[call-arg]
     """What becomes of a pair of neighbouring outputs; the first six are `isa.Epilogue`."""
 
     RESIDUAL = 0

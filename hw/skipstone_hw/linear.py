@@ -2,14 +2,15 @@
 
 The matrix passes once for every T selected tokens. Its words take this way, one per cycle::
 
-    word + activations ─▶ array ─▶ group dot ─▶ · scale ─▶ >> exponents ─▶ + accumulator ─▶ drain buffer ─▶ pairs
+    word and activations ─▶ array ─▶ dot product of the group ─▶ · scale ─▶ >> exponents
+      ─▶ + accumulator ─▶ drain buffer ─▶ pairs
 
-The exponents by which a group's dot product is shifted down are known when its last word enters, so they
-travel beside it; nothing after the words' handshake ever waits. A block's last word is therefore only let in
-once a drain buffer is set aside for the block.
+The exponents by which a group's dot product is shifted down are known when its last word enters, so
+they travel beside it; nothing after the words' handshake ever waits. A block's last word is only
+let in once a drain buffer is set aside for the block.
 """
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2, exact_log2
@@ -19,11 +20,11 @@ from skipstone.spec.formats import ACTIVATION_BITS, LINEAR_GUARD_BITS
 
 from .activations import LaneRead, Region
 from .array import Array, column_sum_shape
-from .layouts import ACCUMULATOR_BITS, PairKind, PairLayout, token_shape
-from .numeric.fp32 import ONE
+from .layouts import ACCUMULATOR_BITS, PairLayout, token_shape
 from .numeric.pipeline import delay
+from .passes import LinearCommand, PassLayout, PassPlanner
 
-__all__ = ["Linear", "LinearCommand", "PassLayout", "PassPlanner"]
+__all__ = ["Linear", "LinearCommand"]
 
 _SCALE_BITS = 16
 _SCALE_MANTISSA_BITS = 11
@@ -31,143 +32,6 @@ _SCALE_EXPONENT_BIAS = 25
 _SHIFT_BITS = 6
 _SHIFT_MAX = (1 << _SHIFT_BITS) - 1
 """Shifts beyond this leave the sign, as this one does."""
-
-
-class LinearCommand(data.StructLayout):
-    """Multiply a matrix of groups · G inputs and blocks · C outputs with the selected tokens' vectors.
-
-    `exponent` is the largest of the matrix' scale exponents, `norm` asks for 1 / rms as the pairs' scale, bit i
-    of `select` (not zero) stands for token i.
-    """
-
-    def __init__(self, config: CoreConfig):
-        super().__init__(
-            {
-                "groups": 16,
-                "blocks": 16,
-                "exponent": signed(8),
-                "source": unsigned(1),  # `isa.Source`
-                "kind": PairKind,
-                "norm": 1,
-                "select": config.max_chunk,
-            }
-        )
-
-
-class PassLayout(data.StructLayout):
-    """One pass of the matrix: up to T tokens, in ascending order from lane 0; `lanes` has a bit for each."""
-
-    def __init__(self, config: CoreConfig):
-        super().__init__(
-            {
-                "groups": 16,
-                "blocks": 16,
-                "exponent": signed(8),
-                "source": unsigned(1),
-                "kind": PairKind,
-                "lanes": config.lanes,
-                "tokens": data.ArrayLayout(token_shape(config), config.lanes),
-                "scales": data.ArrayLayout(32, config.lanes),
-            }
-        )
-
-
-class PassPlanner(wiring.Component):
-    """Planner that distributes a command's tokens over passes and lanes.
-
-    A pass of n tokens is offered n + 2 cycles after its command was accepted, or after the pass
-    before it was taken. The next command is accepted when the last pass was taken.
-
-    Parameters
-    ----------
-    config : CoreConfig
-
-    Members
-    -------
-    command : In(stream.Signature(LinearCommand(config)))
-    o : Out(stream.Signature(PassLayout(config)))
-    norm_token : Out(token_shape(config))
-    norm : In(32)
-        1 / rms of the token given in the cycle before, binary32.
-    idle : Out(1)
-        No command is held.
-    """
-
-    command: stream.Interface
-    o: stream.Interface
-    norm_token: Signal
-    norm: Signal
-    idle: Signal
-
-    def __init__(self, *, config: CoreConfig):
-        self._config = config
-        super().__init__(
-            {
-                "command": In(stream.Signature(LinearCommand(config))),
-                "o": Out(stream.Signature(PassLayout(config))),
-                "norm_token": Out(token_shape(config)),
-                "norm": In(32),
-                "idle": Out(1),
-            }
-        )
-
-    def elaborate(self, platform):
-        m = Module()
-        command = Signal(LinearCommand(self._config))
-        remaining = command.select
-        tokens = Signal.like(self.o.p.tokens)
-        scales = Signal.like(self.o.p.scales)
-        lane = Signal(self._config.lanes, init=1)  # one-hot
-        lanes = Signal.like(lane)
-        captured = Signal.like(lane)
-
-        for token in reversed(range(len(remaining))):
-            with m.If(remaining[token]):
-                m.d.comb += self.norm_token.eq(token)
-        m.d.sync += captured.eq(0)
-        for i in range(self._config.lanes):
-            with m.If(captured[i]):
-                m.d.sync += scales[i].eq(Mux(command.norm, self.norm, ONE))
-
-        m.d.comb += [
-            self.o.p.lanes.eq(lanes),
-            self.o.p.tokens.eq(tokens),
-            self.o.p.scales.eq(scales),
-        ]
-        for name in ("groups", "blocks", "exponent", "source", "kind"):
-            m.d.comb += getattr(self.o.p, name).eq(getattr(command, name))
-
-        with m.FSM() as fsm:
-            m.d.comb += self.idle.eq(fsm.ongoing("IDLE"))
-            with m.State("IDLE"):
-                m.d.comb += self.command.ready.eq(1)
-                m.d.sync += [lane.eq(1), lanes.eq(0)]
-                with m.If(self.command.valid):
-                    m.d.sync += command.eq(self.command.payload)
-                    m.next = "ASSIGN"
-            with m.State("ASSIGN"):
-                rest = remaining & (remaining - 1)
-                m.d.sync += [
-                    remaining.eq(rest),
-                    lane.eq(lane << 1),
-                    lanes.eq(lanes | lane),
-                    captured.eq(lane),
-                ]
-                for i in range(self._config.lanes):
-                    with m.If(lane[i]):
-                        m.d.sync += tokens[i].eq(self.norm_token)
-                with m.If(lane[-1] | ~rest.any()):
-                    m.next = "SETTLE"
-            with m.State("SETTLE"):
-                m.next = "OFFER"
-            with m.State("OFFER"):
-                m.d.comb += self.o.valid.eq(1)
-                with m.If(self.o.ready):
-                    m.d.sync += [lane.eq(1), lanes.eq(0)]
-                    m.next = "IDLE"
-                    with m.If(remaining.any()):
-                        m.next = "ASSIGN"
-        return m
 
 
 class _StageLayout(data.StructLayout):
@@ -189,11 +53,14 @@ class _StageLayout(data.StructLayout):
 class Linear(wiring.Component):
     """Unit that executes LINEAR commands.
 
-    One word per cycle is taken, without a gap within a pass, and between passes of a command or of
-    consecutive commands if a pass has more words than it takes to plan the next one. A block leaves
-    as columns / 2 pairs for each of its tokens, one pair per cycle, beginning `PIPELINE_CYCLES` after its last
-    word was taken. Two blocks may wait to leave; a third one's last word is stalled. The norm
-    is read while a pass is planned, so from the cycle in which its command is accepted.
+    One word per cycle is taken without a gap: within a pass, and from pass to pass and command to
+    command unless a pass has fewer words than planning the next one takes cycles (T + 3). A block
+    leaves as columns / 2 pairs for each of its tokens, one pair per cycle, `PIPELINE_CYCLES` after
+    its last word was taken at the earliest. Two blocks may be on their way out; a third one's last
+    word is stalled. Activations and norms are read from when the command is accepted.
+
+    Tested with vectors from one group to several runs of scales, all numbers of tokens, scales and
+    exponents at their extremes, stalls on both sides and full rate.
 
     Parameters
     ----------
@@ -300,9 +167,7 @@ class Linear(wiring.Component):
             planner.idle & ~running & (free == self.DRAIN_BUFFERS) & ~self.o.valid
         )
 
-        entering, scales = self.build_words(
-            m, planner.o, running, current, block, free, reserved
-        )
+        entering, scales = self.build_words(m, planner.o, running, current, block, free, reserved)
         sizes = self.build_exponents(m, entering, current, scales)
         terms, arriving = self.build_terms(m, entering, *sizes)
         blocks = self.build_accumulators(m, terms, arriving)
@@ -417,7 +282,7 @@ class Linear(wiring.Component):
     def build_exponents(
         self, m: Module, entering: data.View, current: data.View, scales: Signal
     ) -> tuple[list[Value], list[Value], list[Value]]:
-        """Scale mantissas and shifts by column, shifts by lane, when the group's dot product appears."""
+        """Scale mantissas and shifts by column, shifts by lane, when the dot product appears."""
         c = self._config
         wait = self._dot_cycles - 1
         exponent = delay(m, current.exponent, 1, name="matrix_exponent")
@@ -454,7 +319,9 @@ class Linear(wiring.Component):
         scaled_shape = signed(dot_shape.width + _SCALE_MANTISSA_BITS)
         term_shape = signed(scaled_shape.width + LINEAR_GUARD_BITS)
         at_sums = delay(m, entering, Array.PIPELINE_CYCLES, name="at_sums", reset=True)
-        at_dot = delay(m, at_sums, self._dot_cycles - Array.PIPELINE_CYCLES, name="at_dot", reset=True)
+        at_dot = delay(
+            m, at_sums, self._dot_cycles - Array.PIPELINE_CYCLES, name="at_dot", reset=True
+        )
         at_scaled = delay(m, at_dot, 1, name="at_scaled", reset=True)
         at_terms = delay(m, at_scaled, 1, name="at_terms", reset=True)
 
@@ -551,7 +418,7 @@ class Linear(wiring.Component):
             indices.append(index)
 
         buffer = Signal()
-        place = Signal(ceil_log2(c.lanes) + pair_bits)  # lane and pair
+        place = Signal(max(1, ceil_log2(c.lanes)) + pair_bits)  # lane and pair
         pair, lane = place[:pair_bits], place[pair_bits:]
         moving = Signal()
         last_lane = Signal()
@@ -564,7 +431,10 @@ class Linear(wiring.Component):
             with m.Switch(buffer):
                 for b in range(self.DRAIN_BUFFERS):
                     with m.Case(b):
-                        m.d.sync += [out.kind.eq(passes[b].kind), out.index.eq(Cat(pair, indices[b]))]
+                        m.d.sync += [
+                            out.kind.eq(passes[b].kind),
+                            out.index.eq(Cat(pair, indices[b])),
+                        ]
                         with m.Switch(lane):
                             for i in range(c.lanes):
                                 with m.Case(i):

@@ -1,14 +1,14 @@
 """Reductions over the residual stream, taken while it is written: Σx² and the two router products.
 
-So RMSNorm and routing cost no pass of their own. Both are formed per group on the mantissas, exactly; when
-a token's last group has passed, its groups are aligned with its largest exponent and added, which
-is `skipstone_sim.golden.reduce_residual` to the bit.
+So RMSNorm and routing cost no pass of their own. Both are formed per group on the mantissas,
+exactly; when a token's last group has passed, its groups are aligned with its largest exponent and
+added, which is `skipstone_sim.golden.reduce_residual` to the bit.
 """
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import bits_for, exact_log2
+from amaranth.utils import exact_log2
 
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.formats import (
@@ -33,14 +33,16 @@ class Reductions(wiring.Component):
     """Sum of squares, 1 / rms and skip decisions of each token of the chunk.
 
     Takes a pair in every cycle and never stalls: RESIDUAL and EMBED pairs are used, others ignored.
-    Groups come whole and a token's groups in ascending order; tokens may take turns at any group. When
-    the last group of a token has passed, the token is queued, and finalised in
-    ``hidden_groups + FINALISE_CYCLES`` if no other is before it; a token takes ``hidden_groups`` and a
-    few cycles less than that of the shared units. A token that is queued must not come again before
-    `idle`.
+    Groups come whole and a token's groups in ascending order; tokens may take turns at any group.
+    When the last group of a token has passed, the token is queued; if no other is before it, it is
+    finalised ``hidden_groups + FINALISE_CYCLES`` later. Tokens are finalised one at a time, each
+    in ``hidden_groups`` and about twenty cycles. A token must not come again while it is queued.
 
-    While a router record is loaded no residual may come; what was finalised before belongs to the old
-    routers, which `written` tells.
+    While a router record is loaded no residual may come. What was finalised before belongs to the
+    old routers: `written` tells which tokens have seen the new ones.
+
+    Tested with all tokens interleaved by group, exponents far apart, zero vectors, router records
+    of every length, at full rate and with gaps.
 
     Parameters
     ----------
@@ -88,7 +90,7 @@ class Reductions(wiring.Component):
     _MEAN_STEP = IntToFp.PIPELINE_CYCLES + FpMultiply.PIPELINE_CYCLES
     _SUM_STEP = _MEAN_STEP + FpAdd.PIPELINE_CYCLES
     _NORM_STEP = _SUM_STEP + Rsqrt.PIPELINE_CYCLES
-    FINALISE_CYCLES = _PRODUCT_CYCLES + 2 + _ALIGN_CYCLES + _NORM_STEP + 1
+    FINALISE_CYCLES = _PRODUCT_CYCLES + 1 + _ALIGN_CYCLES + _NORM_STEP + 1
 
     def __init__(self, *, config: CoreConfig):
         self._config = config
@@ -132,9 +134,7 @@ class Reductions(wiring.Component):
             depth=(c.max_hidden // c.group) * token_count,
             init=[],
         )
-        m.submodules.largest = largest = memory.Memory(
-            shape=signed(8), depth=token_count, init=[]
-        )
+        m.submodules.largest = largest = memory.Memory(shape=signed(8), depth=token_count, init=[])
         complete, token, busy = self._reduce(m, router, groups, largest)
 
         pending = Signal(c.max_chunk)
@@ -222,7 +222,7 @@ class Reductions(wiring.Component):
         group = Signal(range(c.max_hidden // c.group))
         step = Signal(range(self._NORM_STEP + 1))
         issue, clear, done = Signal(), Signal(), Signal()
-        in_flight = Signal(self._ALIGN_CYCLES)
+        in_flight = Signal(self._ALIGN_CYCLES - 1)
         m.d.sync += in_flight.eq(Cat(issue, in_flight))
         with m.FSM() as fsm:
             with m.State("IDLE"):
@@ -236,9 +236,8 @@ class Reductions(wiring.Component):
                 m.d.sync += group.eq(group + 1)
                 with m.If(group == self.hidden_groups - 1):
                     m.next = "SETTLE"
-            with m.State("SETTLE"):
-                with m.If(~in_flight[:-1].any()):
-                    m.next = "CONVERT"
+            with m.State("SETTLE"), m.If(~in_flight[:-1].any()):
+                m.next = "CONVERT"
             with m.State("CONVERT"):
                 m.d.sync += step.eq(step + 1)
                 with m.If(step == self._NORM_STEP):
@@ -283,13 +282,13 @@ class Reductions(wiring.Component):
             ]
             with m.If(clear):
                 m.d.sync += total.eq(0)
-            with m.Elif(in_flight[at + 1]):
+            with m.Elif(in_flight[-1]):
                 m.d.sync += total.eq(total + shifted)
             sums.append(total)
         return sums, top.data
 
     def _convert(self, m, router, sums, exponent, token, step, done) -> None:
-        """One converter, multiplier and adder for the norm and both logits, one behind the other."""
+        """Norm and logits, one behind the other through one converter and one adder."""
         c = self._config
         m.submodules.convert = convert = IntToFp(bits=ACCUMULATOR_BITS)
         m.submodules.multiply = multiply = FpMultiply()

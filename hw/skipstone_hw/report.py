@@ -60,6 +60,12 @@ class Report(wiring.Component):
             at.eq(self.position + index),
             has_logits.eq(self.every_token | (index + 1 == self.count)),
         ]
+        place = Signal(range(max(2, per_word)))
+        m.d.comb += place.eq(at & (per_word - 1))
+        strobes = Signal(c.word_bytes)
+        for n in range(per_word):
+            with m.If(place == n):
+                m.d.comb += strobes.word_select(n, RECORD_BYTES).eq(-1)
         out = self.o.payload
         with m.FSM() as fsm:
             m.d.comb += self.idle.eq(fsm.ongoing("IDLE"))
@@ -82,12 +88,11 @@ class Report(wiring.Component):
                 )
                 m.next = "WRITE"
             with m.State("WRITE"):
-                place = at & (per_word - 1)
                 m.d.comb += [
                     self.o.valid.eq(1),
                     out.address.eq(self.base + (at >> exact_log2(per_word))),
                     out.data.eq(record.replicate(per_word)),
-                    out.strobe.eq(((1 << RECORD_BYTES) - 1) << (place * RECORD_BYTES)),
+                    out.strobe.eq(strobes),
                 ]
                 with m.If(self.o.ready):
                     m.d.sync += index.eq(index + 1)

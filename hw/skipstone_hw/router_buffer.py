@@ -3,7 +3,7 @@
 from amaranth.hdl import Cat, Module, Signal, signed, unsigned
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import bits_for, exact_log2
+from amaranth.utils import exact_log2
 
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.formats import ROUTER_BITS
@@ -108,7 +108,7 @@ class RouterBuffer(wiring.Component):
         chunks_per_word = c.word_bits // _CHUNK_BITS
         word = self.load.p.data
         place = Signal(range(chunks_per_word))
-        chunk = Signal(bits_for(mantissas.addr.shape().width + 1) + len(mantissas.addr) + 1)
+        chunk = Signal(range(c.max_hidden * 2 * ROUTER_BITS // _CHUNK_BITS + 1))
         count = Signal.like(chunk)
         chunk_data = word.word_select(place, _CHUNK_BITS)
         section_end, word_end = Signal(), Signal()

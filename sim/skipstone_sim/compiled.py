@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,9 +87,15 @@ class Flags:
         return (*(("--vpi",) if self.vpi else ()), *(("--trace-fst",) if self.trace else ()))
 
 
+_SLOW = "slow"
+"""The unit of what runs only once, when a model is created; not optimized."""
+
+
 def tools_key() -> str:
-    """Identity of the tools: part of the key of everything they make."""
-    return content_key(find_verilator().version, find_compiler().version)
+    """Identity of the tools and of how they are called: part of the key of everything they make."""
+    compiler = find_compiler()
+    recipe = Path(__file__).read_text()
+    return content_key(find_verilator().version, *compiler.command, compiler.version, recipe)
 
 
 def include_options() -> list[str]:
@@ -116,7 +122,10 @@ def verilate(source: Path, *, top: str, out: Path, flags: Flags, options: Sequen
 def gather(folder: Path, *, unit_bytes: int = _UNIT_BYTES) -> list[Path]:
     """Units that include the generated ``*.cpp`` of `folder`, large files first."""
     units: list[tuple[int, list[Path]]] = []
-    for source in sorted(folder.glob("*.cpp"), key=lambda f: (-f.stat().st_size, f.name)):
+    paths = []
+    slow = sorted(folder.glob("*__Slow.cpp"))
+    fast = sorted(set(folder.glob("*.cpp")) - set(slow), key=lambda f: (-f.stat().st_size, f.name))
+    for source in fast:
         size = source.stat().st_size
         for i, (total, members) in enumerate(units):
             if total + size <= unit_bytes:
@@ -124,9 +133,9 @@ def gather(folder: Path, *, unit_bytes: int = _UNIT_BYTES) -> list[Path]:
                 break
         else:
             units.append((size, [source]))
-    paths = []
-    for i, (_, members) in enumerate(units):
-        path = folder / f"unit_{i}.cc"
+    named = [(f"unit_{i}", members) for i, (_, members) in enumerate(units)]
+    for name, members in [*named, (_SLOW, slow)]:
+        path = folder / f"{name}.cc"
         path.write_text("".join(f'#include "{member.name}"\n' for member in members))
         paths.append(path)
     return paths
@@ -147,27 +156,21 @@ def compile_units(
 
     def one(source: Path) -> Path:
         target = out / f"{source.stem}.o"
-        run_tool(
-            [
-                *compiler.command,
-                *flags.compile,
-                *flags.optimize,
-                *includes,
-                "-c",
-                source,
-                "-o",
-                target,
-            ]
-        )
+        optimize = ("-O0",) if source.stem == _SLOW else flags.optimize
+        command = [*compiler.command, *flags.compile, *optimize, *includes]
+        run_tool([*command, "-c", source, "-o", target])
         return target
 
-    objects = []
-    with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
-        for i, target in enumerate(pool.map(one, sources), 1):
-            objects.append(target)
+    pool = ThreadPoolExecutor(jobs or os.cpu_count() or 1)
+    try:
+        results = [pool.submit(one, source) for source in sources]
+        for i, done in enumerate(as_completed(results), 1):
+            done.result()
             if progress is not None:
                 progress(f"compiling {i}/{len(sources)}")
-    return objects
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return [result.result() for result in results]
 
 
 def runtime_objects(flags: Flags) -> list[Path]:

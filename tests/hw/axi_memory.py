@@ -1,4 +1,4 @@
-"""Memory behind a unit's AXI4 ports, for benches: stripes between guard pages, checks, a latency model."""
+"""Memory behind a unit's AXI4 ports, for benches: guarded stripes, checks, a latency model."""
 
 import random
 from collections import deque
@@ -8,6 +8,7 @@ from typing import Any
 import cocotb
 from cocotb.triggers import RisingEdge
 from cocotbext.axi import AxiReadBus, AxiSlaveRead, AxiSlaveWrite, AxiWriteBus
+
 from skipstone.spec.config import CoreConfig
 from skipstone_sim.bench_tools import cycles
 
@@ -15,7 +16,7 @@ PAGE = 4096
 
 
 class Stripe:
-    """One port's share of the memory, with a guard page on both sides; the target of an AXI slave."""
+    """One port's share of the memory between two guard pages; the target of an AXI slave."""
 
     def __init__(self, *, base: int, size: int, rng: random.Random):
         self.base, self.size = base, size
@@ -100,7 +101,7 @@ def pauses(stall: Callable[[], bool]) -> Iterator[bool]:
 
 
 class ChannelCheck:
-    """Checks that a master's channel holds valid and payload until ready, and logs its transfers."""
+    """Checks that a channel holds valid and payload until ready, and logs its transfers."""
 
     def __init__(self, dut: Any, port: int, channel: str, fields: list[str]):
         self.dut = dut
@@ -121,7 +122,8 @@ class ChannelCheck:
             valid, ready = self.signals["valid"].value, self.signals["ready"].value
             payload = {f: int(self.signals[f].value) for f in self.fields}
             if held is not None:
-                assert valid and payload == held, f"not held until ready: {held}, {payload}"
+                assert valid, f"valid fell before ready: {held}"
+                assert payload == held, f"payload changed before ready: {held}, {payload}"
             held = payload if valid and not ready else None
             if valid and self.first_valid is None:
                 self.first_valid = cycles()
@@ -151,7 +153,7 @@ class ErrorLog:
 
 
 async def latency_reads(dut: Any, port: int, stripe: Stripe, *, beats: int, latency: int) -> None:
-    """A memory port that takes an address every cycle and answers in order, `latency` cycles later."""
+    """A memory port that takes an address every cycle and answers `latency` cycles later."""
     signal = {
         name: getattr(dut, f"m_axi__{port}__{name}")
         for name in ("arvalid", "arready", "araddr", "arlen", "rvalid", "rready", "rdata", "rlast")

@@ -6,6 +6,7 @@ import cocotb
 from axi_memory import pauses
 from cocotb.triggers import RisingEdge
 from cocotbext.axi import AxiLiteBus, AxiLiteMaster, AxiResp
+
 from skipstone.spec import registers
 from skipstone.spec.registers import BY_NAME, REGISTERS
 from skipstone.spec.registers import Control as Bits
@@ -141,7 +142,7 @@ async def register_file(dut):
         put(offset, value)
         await host.write(name, value)
     await compare()
-    # Random bytes at random addresses beyond the protocol registers: holes and read-only ones ignore them.
+    # Random bytes beyond the protocol registers: holes and read-only ones ignore them.
     for _ in range(300):
         start = rng.randrange(16, len(image) - 8)
         if rng.random() < 0.8:
@@ -312,3 +313,27 @@ async def done_races_with_host(dut):
         await finish(dut)
         seen = [await read, await host.read("CTRL"), await host.read("CTRL")]
         assert sum(bool(value & Bits.DONE) for value in seen) == 1, (delay, seen)
+
+
+@cocotb.test()
+async def bytes_without_strobe(dut):
+    """Data on unstrobed lanes is garbage, and means nothing."""
+    await begin(dut)
+    starts, resets = Pulses(dut, "start"), Pulses(dut, "soft_reset")
+    dut.drained.value = 1
+    dut.s_axi_control__bready.value = 1
+    writes = [(offset, lane) for offset in (0x00, 0x04, 0x08, 0x0C, 0x30) for lane in (None, 2, 3)]
+    for offset, lane in writes:
+        garbage = 0xFFFFFFFF if lane is None else 0xFFFFFFFF & ~(0xFF << 8 * lane)
+        dut.s_axi_control__awaddr.value = offset
+        dut.s_axi_control__wdata.value = garbage
+        dut.s_axi_control__wstrb.value = 0 if lane is None else 1 << lane
+        dut.s_axi_control__awvalid.value = dut.s_axi_control__wvalid.value = 1
+        await RisingEdge(dut.clk)
+        dut.s_axi_control__awvalid.value = dut.s_axi_control__wvalid.value = 0
+        await cycle(dut, 5)
+    assert (starts.count, resets.count) == (0, 0)
+    host = Host(dut)
+    assert await host.read("CTRL") == Bits.IDLE
+    for name in ("GIER", "IP_IER", "IP_ISR", "STEPS"):
+        assert await host.read(name) == 0

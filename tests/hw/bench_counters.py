@@ -4,6 +4,7 @@ import random
 
 import cocotb
 from cocotb.triggers import RisingEdge
+
 from skipstone.spec.registers import COUNTERS
 from skipstone_hw.counters import CounterLayout, Counters, IncrementLayout
 from skipstone_sim.bench_tools import begin, bench_config, cycle, pack, unpack

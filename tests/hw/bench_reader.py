@@ -1,10 +1,11 @@
-"""Bench of the stream reader: every word against the memory, under every kind of delay and error."""
+"""Bench of the stream reader: every word against the memory, under delays and errors."""
 
 import random
 
 import cocotb
 from axi_memory import ChannelCheck, ErrorLog, StripedMemory, latency_reads, pauses
 from cocotb.triggers import RisingEdge
+
 from skipstone.spec.errors import CoreErrorCode
 from skipstone_hw.layouts import ReadCommandLayout, ReadKind, WordLayout
 from skipstone_hw.memory.reader import Reader
@@ -197,9 +198,9 @@ async def bad_response_then_abort_then_reuse(dut):
     driver = driver_of(dut)
     for victim in range(CONFIG.ports):
         failing = 37 + victim
-        memory.stripes[victim].bad = {failing * CONFIG.port_bytes}
+        memory.stripes[victim].bad = {n * CONFIG.port_bytes for n in range(failing, 100)}
         errors.reports.clear()
-        driver.queue([command(0, 300), command(100, 50)])
+        driver.queue([command(0, 300), command(WORDS, 1), command(100, 50)])
         dut.words__ready.value = 1
         taken, at_error = 0, None
         while at_error is None:
@@ -207,14 +208,15 @@ async def bad_response_then_abort_then_reuse(dut):
             if errors.reports:
                 at_error = taken
             taken += int(dut.words__valid.value)
-        assert errors.codes == [CoreErrorCode.READ_RESPONSE]
         assert at_error <= failing, "the word left before its error was reported"
+        aborted = cycles()
         dut.abort.value = 1
         await until_idle(dut)
+        await cycle(dut, 2)
+        assert set(errors.codes) == {CoreErrorCode.READ_RESPONSE}
+        assert max(time for time, _ in errors.reports) <= aborted, "abort silences errors"
         dut.abort.value = 0
         memory.stripes[victim].bad = set()
-    await cycle(dut, 50)
-    assert errors.codes == [CoreErrorCode.READ_RESPONSE], "errors are silent during abort"
     monitor = monitor_of(dut)
     commands = random_commands(random.Random(8), 10)
     driver.queue(commands)
@@ -272,6 +274,8 @@ async def stuck_channel(dut):
         await cycle(dut, 500)
         await monitor.expect_silence()
         assert not dut.idle.value
+        if channel == "ar_channel":
+            assert getattr(dut, f"m_axi__{CONFIG.ports - 1}__arvalid").value
         for slave in slaves[:-1]:
             assert slave.r_channel.empty(), "the other ports must not be held up"
         stuck.pause = False
@@ -282,7 +286,7 @@ async def stuck_channel(dut):
 
 @cocotb.test()
 async def outstanding_bursts(dut):
-    """Without data, exactly as many bursts are issued as the FIFO holds, or as may be outstanding."""
+    """Without data, as many bursts are issued as the FIFO holds, or as may be outstanding."""
     memory = await set_up(dut)
     for slave in memory.attach_reads(dut):
         slave.r_channel.pause = True

@@ -4,11 +4,12 @@ import random
 
 import cocotb
 from cocotb.triggers import RisingEdge
+
 from skipstone_sim.bench_tools import begin
 
 
 async def compare(dut, limit: int, inputs: list[tuple[int, int]]) -> int:
-    """Apply (enable, progress) cycle by cycle; the number of times that it expired, as it should."""
+    """Apply (enable, progress) cycle by cycle; how often it expired, each time as it should."""
     dut.limit.value = limit
     waited = fired = expected = 0
     for enable, progress in inputs:

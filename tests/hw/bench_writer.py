@@ -5,6 +5,7 @@ import random
 import cocotb
 from axi_memory import ChannelCheck, ErrorLog, StripedMemory, pauses
 from cocotb.triggers import RisingEdge
+
 from skipstone.spec.errors import CoreErrorCode
 from skipstone_hw.layouts import WriteLayout
 from skipstone_hw.memory.writer import Writer
@@ -20,16 +21,16 @@ from skipstone_sim.bench_tools import (
 CONFIG = bench_config()
 WORDS = 300
 ALL = (1 << CONFIG.word_bytes) - 1
+PORT = (1 << CONFIG.port_bytes) - 1
 
 
 def random_strobe(rng: random.Random) -> int:
-    port_mask = (1 << CONFIG.port_bytes) - 1
     return rng.choice(
         (
             ALL,
             0,
             1 << rng.randrange(CONFIG.word_bytes),
-            port_mask << CONFIG.port_bytes * rng.randrange(CONFIG.ports),
+            PORT << CONFIG.port_bytes * rng.randrange(CONFIG.ports),
             rng.getrandbits(CONFIG.word_bytes),
         )
     )
@@ -91,8 +92,7 @@ async def stalled_on_all_sides(dut):
     assert memory.snapshot() == copy.snapshot()
     assert not errors.reports
     for p in range(CONFIG.ports):
-        slices = [w["strobe"] >> p * CONFIG.port_bytes & ALL >> CONFIG.word_bytes - CONFIG.port_bytes
-                  for w in writes]  # fmt: skip
+        slices = [w["strobe"] >> p * CONFIG.port_bytes & PORT for w in writes]
         assert [t["strb"] for t in data[p].transfers] == [s for s in slices if s]
         assert len(addresses[p].transfers) == len(data[p].transfers)
         assert all(t["last"] for t in data[p].transfers)
@@ -157,8 +157,8 @@ async def bad_response_then_abort_then_reuse(dut):
     rng = random.Random(6)
     for victim in range(CONFIG.ports):
         errors.reports.clear()
-        memory.stripes[victim].bad = {7 * CONFIG.port_bytes}
-        # All but the word that fails are written again below.
+        memory.stripes[victim].bad = {n * CONFIG.port_bytes for n in range(7, 40)}
+        # What fails is written again below.
         writes = [{"address": n, "data": rng.getrandbits(64), "strobe": ALL} for n in range(40)]
         sent = driver.sent + len(writes)
         driver.queue(writes)
@@ -166,10 +166,14 @@ async def bad_response_then_abort_then_reuse(dut):
             await RisingEdge(dut.clk)
             if errors.reports:
                 break
-        assert errors.codes == [CoreErrorCode.WRITE_RESPONSE]
+        assert set(errors.codes) == {CoreErrorCode.WRITE_RESPONSE}
+        aborted = cycles()
         dut.abort.value = 1
         while driver.sent < sent or not dut.idle.value:
             await RisingEdge(dut.clk)
+        await cycle(dut, 2)
+        assert set(errors.codes) == {CoreErrorCode.WRITE_RESPONSE}
+        assert max(time for time, _ in errors.reports) <= aborted, "abort silences errors"
         dut.abort.value = 0
         memory.stripes[victim].bad = set()
     writes = [{"address": n, "data": rng.getrandbits(64), "strobe": ALL} for n in range(60)]
@@ -178,7 +182,6 @@ async def bad_response_then_abort_then_reuse(dut):
     for write in writes:
         copy.write(**write)
     assert memory.snapshot() == copy.snapshot()
-    assert errors.codes == [CoreErrorCode.WRITE_RESPONSE], "errors are silent during abort"
 
 
 @cocotb.test()
@@ -229,3 +232,23 @@ async def stuck_channel(dut):
         for write in writes:
             copy.write(**write)
         assert memory.snapshot() == copy.snapshot()
+
+
+@cocotb.test()
+async def outstanding_writes(dut):
+    """A memory that acknowledges nothing is sent exactly `OUTSTANDING` writes."""
+    await set_up(dut)
+    for p in range(CONFIG.ports):
+        getattr(dut, f"m_axi__{p}__awready").value = 1
+        getattr(dut, f"m_axi__{p}__wready").value = 1
+    checks = [ChannelCheck(dut, p, c, []) for p in range(CONFIG.ports) for c in ("aw", "w")]
+    driver_of(dut).queue([{"address": n, "data": n, "strobe": ALL} for n in range(100)])
+    await cycle(dut, 200)
+    assert [len(check.times) for check in checks] == [Writer.OUTSTANDING] * len(checks)
+    assert not dut.idle.value
+    # One acknowledgement, one more write.
+    dut.m_axi__0__bvalid.value = 1
+    await RisingEdge(dut.clk)
+    dut.m_axi__0__bvalid.value = 0
+    await cycle(dut, 20)
+    assert len(checks[0].times) == Writer.OUTSTANDING + (CONFIG.ports == 1)

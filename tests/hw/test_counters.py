@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from skipstone.spec.config import CONFIGS
 from skipstone_hw.counters import Counters, Watchdog
 from skipstone_sim.bench import run_bench

@@ -6,6 +6,7 @@ import pytest
 from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, flipped
+
 from skipstone.spec.config import CONFIGS
 from skipstone_hw.counters import Watchdog
 from skipstone_hw.layouts import ErrorLayout, ReadCommandLayout, WordLayout, WriteLayout
@@ -25,7 +26,7 @@ WATCHDOG_CYCLES = 100
 
 
 class MemorySide(wiring.Component):
-    """Reader and writer on the same ports, and a watchdog for which a word or a write is progress."""
+    """Reader and writer on the same ports; a watchdog that counts words and writes as progress."""
 
     def __init__(self, *, config):
         self._config = config

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from skipstone.spec.config import CONFIGS
 from skipstone_hw.memory.reader import Reader
 from skipstone_sim.bench import run_bench

@@ -124,7 +124,7 @@ class BurstSplitter(wiring.Component):
                 current.eq(checked),
                 current_valid.eq(in_range & (checked.words != 0)),
                 checked_valid.eq(0),
-                self.error.valid.eq(~in_range & ~self.abort),
+                self.error.valid.eq(~in_range),
                 self.error.code.eq(CoreErrorCode.ADDRESS_RANGE),
             ]
         m.d.comb += self.commands.ready.eq(~checked_valid | free | self.abort)

@@ -143,11 +143,12 @@ class Reader(wiring.Component):
         waiting = self.build_delivery(m, order=order, ports=ports, fetch=fetch)
 
         bad_response = Cat(port["bad_response"] for port in ports).any()
+        failed = Signal()
+        code = Signal.like(self.error.code)
+        m.d.comb += [self.error.valid.eq(failed & ~self.abort), self.error.code.eq(code)]
         m.d.sync += [
-            self.error.valid.eq((splitter.error.valid | bad_response) & ~self.abort),
-            self.error.code.eq(
-                Mux(bad_response, CoreErrorCode.READ_RESPONSE, CoreErrorCode.ADDRESS_RANGE)
-            ),
+            failed.eq(splitter.error.valid | bad_response),
+            code.eq(Mux(bad_response, CoreErrorCode.READ_RESPONSE, CoreErrorCode.ADDRESS_RANGE)),
         ]
         outstanding = Cat(port["outstanding"] for port in ports).any()
         stored = room != config.fifo_words

@@ -104,11 +104,12 @@ class Writer(wiring.Component):
 
         out_of_range = held_valid & ~in_range & room
         bad_response = Cat(port["bad_response"] for port in ports).any()
+        failed = Signal()
+        code = Signal.like(self.error.code)
+        m.d.comb += [self.error.valid.eq(failed & ~self.abort), self.error.code.eq(code)]
         m.d.sync += [
-            self.error.valid.eq((out_of_range | bad_response) & ~self.abort),
-            self.error.code.eq(
-                Mux(bad_response, CoreErrorCode.WRITE_RESPONSE, CoreErrorCode.ADDRESS_RANGE)
-            ),
+            failed.eq(out_of_range | bad_response),
+            code.eq(Mux(bad_response, CoreErrorCode.WRITE_RESPONSE, CoreErrorCode.ADDRESS_RANGE)),
         ]
         outstanding = Cat(port["outstanding"] for port in ports).any()
         m.d.comb += self.idle.eq(~held_valid & ~outstanding)

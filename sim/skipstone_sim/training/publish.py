@@ -20,7 +20,15 @@ from skipstone_sim.training.fake_quant import fake_quantize
 from skipstone_sim.training.stories import stories
 from skipstone_sim.training.trainer import Recipe, encode_story
 
-__all__ = ["held_out_questions", "held_out_texts", "measure", "write_directory"]
+__all__ = [
+    "calibration_texts",
+    "held_out_questions",
+    "held_out_texts",
+    "measure",
+    "replace_table",
+    "table",
+    "write_directory",
+]
 
 Rows = list[dict[str, Any]]
 _KINDS = ("who_has", "where_person", "where_thing", "who_gave", "colour", "feels")
@@ -131,6 +139,15 @@ def table(rows: Rows) -> str:
     return "\n".join(lines)
 
 
+def replace_table(document: str, name: str, rows: Rows) -> str:
+    """``document`` with the rows between its marks ``<!-- name -->`` and ``<!-- /name -->``."""
+    before, begin, rest = document.partition(f"<!-- {name} -->")
+    _, end, after = rest.partition(f"<!-- /{name} -->")
+    if not (begin and end):
+        raise ValueError(f"the document must hold <!-- {name} --> and <!-- /{name} -->")
+    return f"{before}{begin}\n\n{table(rows)}\n\n{end}{after}"
+
+
 _CARD = """# {name}
 
 A Llama of {parameters:,} parameters with SkipGPT routers that tells tiny stories about people,
@@ -148,7 +165,8 @@ questions of `questions.json` answered exactly, greedily. All in torch. *dense* 
 weights without routers, *first stage* what they were before routers and int4 rounding were trained
 in. *int4 weights* rounds every matrix to the nearest int4 in groups of 32 with FP16 scales, as
 every other round of the second training stage did; activations stay float32 here.
-Trained in {minutes:.0f} minutes on one core.
+Trained for {dense_steps} dense and {routed_steps} routed steps in {minutes:.0f} minutes on one
+(shared) core.
 
 | file | |
 |---|---|
@@ -171,12 +189,13 @@ def write_directory(
     routers: Mapping[str, Mapping[str, Tensor]],
     *,
     first: Mapping[str, Tensor],
+    steps: tuple[int, int],
     minutes: float,
 ) -> Rows:
     """Measure the model and write its whole directory.
 
     ``routers`` are keyed ``25 %``, ``40 %``; ``first`` are the weights after the dense stage, which
-    are measured for comparison and not written.
+    are measured for comparison and not written. ``steps`` and ``minutes`` say how it was trained.
     """
     items, texts = held_out_questions(tokenizer), held_out_texts()
     (before,) = measure(recipe.config, first, {}, tokenizer, items, texts)
@@ -212,7 +231,7 @@ def write_directory(
     as_json("config.json", recipe.config)
     as_json("questions.json", [vars(item) for item in items])
     as_json("eval.json", texts)
-    as_json("results.json", {"rows": rows, "training_minutes": round(minutes, 1)})
+    as_json("results.json", {"rows": rows, "steps": steps, "training_minutes": round(minutes, 1)})
     text("calibration.txt", "".join(story + "\n" for story in calibration_texts()))
     card = _CARD.format(
         name=recipe.name,
@@ -222,6 +241,8 @@ def write_directory(
         texts=len(texts),
         items=len(items),
         minutes=minutes,
+        dense_steps=steps[0],
+        routed_steps=steps[1],
         **recipe.config,
     )
     text("README.md", card)

@@ -94,9 +94,9 @@ RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe(name="stories", hidden=128, layers=6, heads=4, kv_heads=2, intermediate=384,
-               dense_steps=1000, routed_steps=450),
+               dense_steps=3000, routed_steps=1500),
         Recipe(name="nano", hidden=64, layers=3, heads=2, kv_heads=1, intermediate=160,
-               dense_steps=2400, routed_steps=900),
+               dense_steps=6000, routed_steps=2000),
     )
 }  # fmt: skip
 
@@ -127,13 +127,15 @@ def _weights_of(ids: list[int], answer: int | None, newline: int) -> list[float]
     return weights
 
 
-def batches(tokenizer: Tokenizer, seed: str, tokens: int, longest: int) -> Iterator[Batch]:
-    """Endless batches of at most ``tokens`` tokens of stories of at most ``longest`` tokens."""
+def batches(tokenizer: Tokenizer, seed: str, tokens: int, *, easy: bool = False) -> Iterator[Batch]:
+    """Endless batches of at most ``tokens`` tokens; stories beyond the context are left out."""
     answer = tokenizer.token_to_id("Answer")
     newline = tokenizer.encode("\n", add_special_tokens=False).ids[0]
     for pool in range(1_000_000):
-        encoded = [encode_story(tokenizer, s.text) for s in stories(f"{seed}/{pool}", 768)]
-        encoded = sorted((ids for ids in encoded if len(ids) <= longest), key=len)
+        encoded = [
+            encode_story(tokenizer, s.text) for s in stories(f"{seed}/{pool}", 768, easy=easy)
+        ]
+        encoded = sorted((ids for ids in encoded if len(ids) <= MAX_POSITIONS), key=len)
         chunks: list[list[list[int]]] = [[]]
         for ids in encoded:
             if (len(chunks[-1]) + 1) * len(ids) > tokens:
@@ -242,13 +244,13 @@ class _Steps:
 
 
 def train_dense(recipe: Recipe, tokenizer: Tokenizer) -> dict[str, Tensor]:
-    """Stage 1: the dense model. Short stories first, then all lengths."""
+    """Stage 1: the dense model. Easy stories first, then all."""
     generator = torch.Generator().manual_seed(recipe.seed)
     weights = init_weights(recipe, generator)
     steps = _Steps(weights, [], rate=recipe.learning_rate, steps=recipe.dense_steps)
     model = Reference(recipe.config, weights, dense=True)
-    early = batches(tokenizer, f"{recipe.seed}/short", recipe.batch_tokens, 220)
-    late = batches(tokenizer, f"{recipe.seed}/dense", recipe.batch_tokens, MAX_POSITIONS)
+    early = batches(tokenizer, f"{recipe.seed}/easy", recipe.batch_tokens, easy=True)
+    late = batches(tokenizer, f"{recipe.seed}/dense", recipe.batch_tokens)
     mean = 0.0
     for step in range(recipe.dense_steps):
         batch = next(early if step < recipe.dense_steps // 3 else late)
@@ -306,7 +308,7 @@ def train_routed(
     sets = (init_routers(recipe), init_routers(recipe))
     flat = [tensor for routers in sets for tensor in routers.values()]
     steps = _Steps(weights, flat, rate=recipe.routed_learning_rate, steps=recipe.routed_steps)
-    data = batches(tokenizer, f"{recipe.seed}/routed", recipe.batch_tokens, MAX_POSITIONS)
+    data = batches(tokenizer, f"{recipe.seed}/routed", recipe.batch_tokens)
     reuse: KvRule = "kv_reuse"
     recompute: KvRule = "kv_recompute"
     modes = [(0, reuse), (1, reuse), (0, recompute), (0, reuse), (None, reuse)]

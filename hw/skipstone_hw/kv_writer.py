@@ -1,0 +1,180 @@
+"""The KV writer: quantized keys and values of a head → two strobed writes into the packed store."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from skipstone.spec.config import CoreConfig
+
+from .layouts import ADDRESS_BITS, MantissaPairLayout, PairKind, WriteLayout, token_shape
+
+__all__ = ["KvWriter"]
+
+_HEAD_DIM_LOG2 = range(5, 8)
+
+
+class KvWriter(wiring.Component):
+    """Writer of K and V heads into the store of `skipstone.spec.layout.KvLayout`.
+
+    Takes whole groups of KEY and VALUE pairs, one head of one token each, and makes two writes of
+    each: its bytes, at their place among the head group's, and its exponent byte. Other kinds are
+    accepted and dropped. One pair per cycle is sustained as long as a head's two writes leave while
+    the next one comes; otherwise the pair after a whole head waits until that can move on. A head's
+    first write is valid `PIPELINE_CYCLES` after its last pair was accepted, if none waits before it.
+
+    Tested with every head size that fits a word, all places, stalls on both sides and at full rate.
+
+    Parameters
+    ----------
+    config : CoreConfig
+
+    Members
+    -------
+    i : In(stream.Signature(MantissaPairLayout(config)))
+    o : Out(stream.Signature(WriteLayout(config)))
+    head_dim_log2 : In(3)
+        5 to 7, and no more than log2 of a word's bytes. This and the other inputs must not change
+        until `idle`.
+    layer_base : In(ADDRESS_BITS)
+        First word of head group 0's bank in the current layer.
+    bank_words : In(24)
+        Words from one head group's bank to the next.
+    kv_capacity : In(16)
+        Tokens that a bank has room for.
+    rank_token : Out(token_shape(config))
+        Token whose head is inside.
+    rank : In(16)
+        Its rank in the layer, combinationally.
+    idle : Out(1)
+        Nothing is inside: no part of a head, no write that was not accepted.
+    """
+
+    PIPELINE_CYCLES = 2
+
+    i: stream.Interface
+    o: stream.Interface
+    head_dim_log2: Signal
+    layer_base: Signal
+    bank_words: Signal
+    kv_capacity: Signal
+    rank_token: Signal
+    rank: Signal
+    idle: Signal
+
+    def __init__(self, *, config: CoreConfig):
+        self._config = config
+        super().__init__(
+            {
+                "i": In(stream.Signature(MantissaPairLayout(config))),
+                "o": Out(stream.Signature(WriteLayout(config))),
+                "head_dim_log2": In(3),
+                "layer_base": In(ADDRESS_BITS),
+                "bank_words": In(24),
+                "kv_capacity": In(16),
+                "rank_token": Out(token_shape(config)),
+                "rank": In(16),
+                "idle": Out(1),
+            }
+        )
+
+    @property
+    def head_dims_log2(self) -> list[int]:
+        """Head sizes that fit a word."""
+        return [log2 for log2 in _HEAD_DIM_LOG2 if 1 << log2 <= self._config.word_bytes]
+
+    def elaborate(self, platform):
+        m = Module()
+        c = self._config
+        word_bytes_log2 = exact_log2(c.word_bytes)
+
+        # The head that comes in: its newest bytes are the highest.
+        head_bytes = 1 << self.head_dims_log2[-1]
+        gathered = Signal(8 * head_bytes, reset_less=True)
+        begun = Signal()
+        complete = Signal()
+        moving = Signal()
+        is_value = Signal(reset_less=True)
+        exponent = Signal(8, reset_less=True)
+        head = Signal(range(max(2, c.max_query >> _HEAD_DIM_LOG2.start)), reset_less=True)
+        pair = self.i.p
+        wanted = (pair.kind == PairKind.KEY) | (pair.kind == PairKind.VALUE)
+        m.d.comb += self.i.ready.eq(~complete | moving)
+        with m.If(moving):
+            m.d.sync += [complete.eq(0), begun.eq(0)]
+        with m.If(self.i.valid & self.i.ready & wanted):
+            m.d.sync += [
+                gathered.eq(Cat(gathered[16:], pair.mantissa[0][:8], pair.mantissa[1][:8])),
+                begun.eq(1),
+                complete.eq(pair.last),
+                is_value.eq(pair.kind == PairKind.VALUE),
+                exponent.eq(pair.exponent),
+                head.eq(pair.index >> (self.head_dim_log2 - 1).as_unsigned()[:3]),
+                self.rank_token.eq(pair.token),
+            ]
+
+        # What depends on the head size: places and shifts, one alternative each.
+        words = Signal(c.word_bits)
+        strobe = Signal(c.word_bytes)
+        places_log2 = Signal(range(word_bytes_log2 + 1))
+        exponent_row = Signal(16)
+        slot = Signal(_HEAD_DIM_LOG2.stop - 2)
+        place = Signal(len(head))
+        with m.Switch(self.head_dim_log2):
+            for log2 in self.head_dims_log2:
+                with m.Case(log2):
+                    repeats = c.word_bytes >> log2
+                    m.d.comb += [
+                        words.eq(gathered[-(8 << log2) :].replicate(repeats)),
+                        place.eq(head & (repeats - 1)),
+                        strobe.eq(((1 << (1 << log2)) - 1) << (place << log2)[:word_bytes_log2]),
+                        places_log2.eq(word_bytes_log2 - log2),
+                        exponent_row.eq(self.rank >> (log2 - 1)),
+                        slot.eq(self.rank & ((1 << (log2 - 1)) - 1)),
+                    ]
+
+        # Addresses settle while the head comes in: it has at least 16 pairs.
+        bank_offset = Signal(ADDRESS_BITS, reset_less=True)
+        bank = Signal(ADDRESS_BITS, reset_less=True)
+        exponents = Signal(ADDRESS_BITS, reset_less=True)
+        m.d.sync += [
+            bank_offset.eq((head >> places_log2) * self.bank_words),
+            bank.eq(self.layer_base + bank_offset),
+            exponents.eq(bank + (self.kv_capacity << 1)),
+        ]
+
+        # Two writes: the head's bytes, then, from registers of its own, its exponent.
+        exponent_waits = Signal()
+        exponent_write = Signal(
+            data.StructLayout(
+                {"address": ADDRESS_BITS, "byte": 8, "at": unsigned(word_bytes_log2)}
+            ),
+            reset_less=True,
+        )
+        free = ~self.o.valid | self.o.ready
+        m.d.comb += moving.eq(complete & free & ~exponent_waits)
+        with m.If(free):
+            m.d.sync += self.o.valid.eq(moving | exponent_waits)
+            with m.If(exponent_waits):
+                m.d.sync += [
+                    exponent_waits.eq(0),
+                    self.o.p.address.eq(exponent_write.address),
+                    self.o.p.data.eq(exponent_write.byte.replicate(c.word_bytes)),
+                    self.o.p.strobe.eq(1 << exponent_write.at),
+                ]
+            with m.Else():
+                m.d.sync += [
+                    self.o.p.address.eq(bank + Mux(is_value, self.kv_capacity, 0) + self.rank),
+                    self.o.p.data.eq(words),
+                    self.o.p.strobe.eq(strobe),
+                ]
+        with m.If(moving):
+            side = is_value << places_log2
+            m.d.sync += [
+                exponent_waits.eq(1),
+                exponent_write.address.eq(exponents + exponent_row),
+                exponent_write.byte.eq(exponent),
+                exponent_write.at.eq((slot << (places_log2 + 1)) | side | place),
+            ]
+        m.d.comb += self.idle.eq(~(begun | exponent_waits | self.o.valid))
+        return m

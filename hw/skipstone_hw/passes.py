@@ -1,0 +1,149 @@
+"""Passes of a matrix: which tokens of a LINEAR command share one, and in which lanes."""
+
+from amaranth.hdl import Module, Mux, Signal, signed, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from skipstone.spec.config import CoreConfig
+
+from .layouts import PairKind, token_shape
+from .numeric.fp32 import ONE
+
+__all__ = ["LinearCommand", "PassLayout", "PassPlanner"]
+
+
+class LinearCommand(data.StructLayout):
+    """Multiply a matrix of groups · G inputs, blocks · C outputs with the selected tokens' vectors.
+
+    `exponent` is the matrix' exponent, not below any of its scales'; `norm` asks for 1 / rms as the
+    pairs' scale; bit i of `select` (which is not zero) stands for token i.
+    """
+
+    def __init__(self, config: CoreConfig):
+        super().__init__(
+            {
+                "groups": 16,
+                "blocks": 16,
+                "exponent": signed(8),
+                "source": unsigned(1),  # `isa.Source`
+                "kind": PairKind,
+                "norm": 1,
+                "select": config.max_chunk,
+            }
+        )
+
+
+class PassLayout(data.StructLayout):
+    """One pass of the matrix: up to T tokens, ascending from lane 0; `lanes` has a bit for each."""
+
+    def __init__(self, config: CoreConfig):
+        super().__init__(
+            {
+                "groups": 16,
+                "blocks": 16,
+                "exponent": signed(8),
+                "source": unsigned(1),
+                "kind": PairKind,
+                "lanes": config.lanes,
+                "tokens": data.ArrayLayout(token_shape(config), config.lanes),
+                "scales": data.ArrayLayout(32, config.lanes),
+            }
+        )
+
+
+class PassPlanner(wiring.Component):
+    """Planner that distributes a command's tokens over passes and lanes.
+
+    A pass of n tokens is offered n + 2 cycles after its command was accepted, or after the pass
+    before it was taken. The next command is accepted when the last pass was taken.
+
+    Parameters
+    ----------
+    config : CoreConfig
+
+    Members
+    -------
+    command : In(stream.Signature(LinearCommand(config)))
+    o : Out(stream.Signature(PassLayout(config)))
+    norm_token : Out(token_shape(config))
+    norm : In(32)
+        1 / rms of the token given in the cycle before, binary32.
+    idle : Out(1)
+        No command is held.
+    """
+
+    command: stream.Interface
+    o: stream.Interface
+    norm_token: Signal
+    norm: Signal
+    idle: Signal
+
+    def __init__(self, *, config: CoreConfig):
+        self._config = config
+        super().__init__(
+            {
+                "command": In(stream.Signature(LinearCommand(config))),
+                "o": Out(stream.Signature(PassLayout(config))),
+                "norm_token": Out(token_shape(config)),
+                "norm": In(32),
+                "idle": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        command = Signal(LinearCommand(self._config))
+        remaining = command.select
+        tokens = Signal.like(self.o.p.tokens)
+        scales = Signal.like(self.o.p.scales)
+        lane = Signal(self._config.lanes, init=1)  # one-hot
+        lanes = Signal.like(lane)
+        captured = Signal.like(lane)
+
+        for token in reversed(range(len(remaining))):
+            with m.If(remaining[token]):
+                m.d.comb += self.norm_token.eq(token)
+        m.d.sync += captured.eq(0)
+        for i in range(self._config.lanes):
+            with m.If(captured[i]):
+                m.d.sync += scales[i].eq(Mux(command.norm, self.norm, ONE))
+
+        m.d.comb += [
+            self.o.p.lanes.eq(lanes),
+            self.o.p.tokens.eq(tokens),
+            self.o.p.scales.eq(scales),
+        ]
+        for name in ("groups", "blocks", "exponent", "source", "kind"):
+            m.d.comb += getattr(self.o.p, name).eq(getattr(command, name))
+
+        with m.FSM() as fsm:
+            m.d.comb += self.idle.eq(fsm.ongoing("IDLE"))
+            with m.State("IDLE"):
+                m.d.comb += self.command.ready.eq(1)
+                m.d.sync += [lane.eq(1), lanes.eq(0)]
+                with m.If(self.command.valid):
+                    m.d.sync += command.eq(self.command.payload)
+                    m.next = "ASSIGN"
+            with m.State("ASSIGN"):
+                rest = remaining & (remaining - 1)
+                m.d.sync += [
+                    remaining.eq(rest),
+                    lane.eq(lane << 1),
+                    lanes.eq(lanes | lane),
+                    captured.eq(lane),
+                ]
+                for i in range(self._config.lanes):
+                    with m.If(lane[i]):
+                        m.d.sync += tokens[i].eq(self.norm_token)
+                with m.If(lane[-1] | ~rest.any()):
+                    m.next = "SETTLE"
+            with m.State("SETTLE"):
+                m.next = "OFFER"
+            with m.State("OFFER"):
+                m.d.comb += self.o.valid.eq(1)
+                with m.If(self.o.ready):
+                    m.d.sync += [lane.eq(1), lanes.eq(0)]
+                    m.next = "IDLE"
+                    with m.If(remaining.any()):
+                        m.next = "ASSIGN"
+        return m

@@ -1,0 +1,275 @@
+"""Bench of attention: outputs against `golden.attend`, keys and values in the layout of memory."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import cocotb
+import numpy as np
+from numpy.typing import NDArray
+
+from skipstone.spec import fp32
+from skipstone.spec.layout import KvLayout
+from skipstone_hw.attention import AttendCommand
+from skipstone_hw.kv_index import KvGeometry, RunLayout, WalkLayout
+from skipstone_hw.layouts import MantissaPairLayout, PairKind, PairLayout
+from skipstone_sim.bench_tools import (
+    StreamDriver,
+    StreamMonitor,
+    begin,
+    bench_config,
+    cycle,
+    cycles,
+    pack,
+    random_stall,
+)
+from skipstone_sim.golden import Vectors, attend
+
+CONFIG = bench_config()
+Int = NDArray[np.int64]
+
+
+def shapes() -> list[tuple[int, int, int]]:
+    """(head_dim, KV heads, query heads per KV head): corners of what the configuration allows."""
+    found = [
+        (head_dim, heads, ratio)
+        for head_dim in (32, 64, 128)
+        for ratio in (1, 2, 3, 4)
+        for heads in range(1, CONFIG.max_query // (head_dim * ratio) + 1)
+        if head_dim <= CONFIG.word_bytes and ratio <= CONFIG.lanes
+    ]
+    most = max(heads for _, heads, _ in found)
+    return [s for s in found if s[1] in (1, 3, most)]
+
+
+class Problem:
+    """Queries of a chunk, and the K and V of all positions up to its end."""
+
+    def __init__(self, rng: np.random.Generator, shape: tuple[int, int, int], position: int):
+        head_dim, kv_heads, ratio = shape
+        self.position, self.ratio = position, ratio
+        self.layout = KvLayout(
+            base=0,
+            capacity=CONFIG.max_context,
+            head_dim=head_dim,
+            kv_heads=kv_heads,
+            word_bytes=CONFIG.word_bytes,
+        )
+        self.count = min(CONFIG.max_chunk, CONFIG.max_context - position)
+        total, heads = position + self.count, kv_heads * ratio
+        # A random dot product has about `level` bits; 0 gives scores of a few units.
+        style = rng.integers(0, 8)
+        level = {0: 12, 1: -12, 2: 60, 3: -60}.get(int(style), 0)
+        spread = 300 if style == 4 else 2
+        centre = (level - 20) // 2
+        self.query = Vectors(
+            rng.integers(-2047, 2048, (self.count, heads * head_dim)),
+            self.exponents(rng, centre, spread, (self.count, heads)),
+        )
+        self.keys = rng.integers(-127, 128, (total, kv_heads, head_dim))
+        self.values = rng.integers(-127, 128, (total, kv_heads, head_dim))
+        self.key_exponent = self.exponents(rng, centre, spread, (total, kv_heads))
+        wide = rng.random() < 0.4
+        self.value_exponent = self.exponents(rng, 0, 200 if wide else 3, (total, kv_heads))
+        if style == 5:  # equal scores, the largest sums
+            self.keys[:] = 0
+            self.values[:] = 127
+        if style == 6:
+            self.query.mantissa[:] = 2047
+            self.keys[:] = 127 * rng.choice([-1, 1], (total, kv_heads, 1))
+        if style == 7:
+            self.value_exponent[:] = -128
+
+    @staticmethod
+    def exponents(rng: np.random.Generator, centre: int, spread: int, shape: Any) -> Int:
+        return np.clip(centre + rng.integers(-spread, spread + 1, shape), -128, 127)
+
+    def expected(self, tokens: list[int]) -> NDArray[np.uint32]:
+        total = self.position + tokens[-1] + 1
+        visible = np.arange(total)[None] <= self.position + np.array(tokens)[:, None]
+        y = attend(
+            self.query[np.array(tokens)],
+            self.keys[:total],
+            self.key_exponent[:total],
+            self.values[:total],
+            self.value_exponent[:total],
+            visible,
+        )
+        return y.view(np.uint32)
+
+    def query_pairs(self, token: int) -> list[dict[str, Any]]:
+        half = self.layout.head_dim // 2
+        return [
+            {
+                "mantissa": pair,
+                "exponent": int(self.query.exponent[token, n // half]),
+                "kind": PairKind.QUERY,
+                "token": token,
+                "index": n,
+                "last": n % half == half - 1,
+            }
+            for n, pair in enumerate(self.query.mantissa[token].reshape(-1, 2).tolist())
+        ]
+
+    def word(self, rows: Int, position: int, head_group: int, rng: random.Random) -> int:
+        """The memory word of a token's K or V; what no head uses is noise."""
+        per = self.layout.heads_per_word
+        used = rows[position, head_group * per : (head_group + 1) * per].astype(np.int8).tobytes()
+        return int.from_bytes(used + rng.randbytes(CONFIG.word_bytes - len(used)), "little")
+
+    def exponent_word(
+        self, first: int, slot: int, length: int, head_group: int, rng: random.Random
+    ) -> int:
+        """The word in which the exponents of `length` tokens stand from entry `slot` on."""
+        per = self.layout.heads_per_word
+        word = bytearray(rng.randbytes(CONFIG.word_bytes))
+        heads = slice(head_group * per, (head_group + 1) * per)
+        for n in range(length):
+            at = (slot + n) * 2 * per
+            for offset, exponents in ((0, self.key_exponent), (per, self.value_exponent)):
+                part = exponents[first + n, heads].astype(np.int8).tobytes()
+                word[at + offset : at + offset + len(part)] = part
+        return int.from_bytes(word, "little")
+
+
+class TestBench:
+    """The unit; walks are answered as KvIndex and the reader would."""
+
+    def __init__(self, dut: Any, *, stall: float):
+        def stalls(seed: int) -> Any:
+            return random_stall(stall, seed=seed) if stall else None
+
+        self.dut, self.rng = dut, random.Random(8)
+        self.longest_runs = False
+        self.queries = StreamDriver(dut, "queries", shape=MantissaPairLayout(CONFIG))
+        self.command = StreamDriver(dut, "command", shape=AttendCommand(CONFIG), stall=stalls(1))
+        self.walks = StreamMonitor(dut, "walk", shape=WalkLayout(CONFIG), stall=stalls(2))
+        self.runs = StreamDriver(dut, "runs", shape=RunLayout(), stall=stalls(3))
+        self.words = StreamDriver(dut, "words", stall=stalls(4))
+        self.outputs = StreamMonitor(dut, "o", shape=PairLayout(CONFIG), stall=stalls(5))
+
+    async def load(self, p: Problem, tokens: list[int]) -> None:
+        """Geometry, and the queries of some tokens."""
+        layout, dut = p.layout, self.dut
+        log2 = layout.head_dim.bit_length() - 1
+        dut.head_dim_log2.value = log2
+        dut.position.value = p.position
+        dut.query_heads.value = p.ratio
+        dut.geometry.value = pack(
+            KvGeometry(),
+            {
+                "capacity": layout.capacity,
+                "head_dim_log2": log2,
+                "kv_heads": layout.kv_heads,
+                "head_groups": layout.head_groups,
+                "bank_words": layout.bank_words,
+                "layer_words": layout.bank_words * layout.head_groups,
+            },
+        )
+        for token in tokens:
+            self.queries.queue(p.query_pairs(token))
+        await self.queries.send([])
+        await cycle(dut, 4)
+        assert dut.queries_idle.value == 1
+
+    def answer(self, p: Problem, last: int, head_group: int, values: bool) -> None:
+        """Queue the words of a walk."""
+        if values:
+            self.words.queue(p.word(p.values, n, head_group, self.rng) for n in range(last + 1))
+            return
+        first = 0
+        while first <= last:
+            per_word = p.layout.tokens_per_exponent_word
+            slot = 0 if self.longest_runs else self.rng.randrange(per_word)
+            length = min(per_word - slot, last + 1 - first)
+            if not self.longest_runs:
+                length = self.rng.randint(1, length)
+            self.runs.queue([{"slot": slot, "length": length}])
+            self.words.queue([p.exponent_word(first, slot, length, head_group, self.rng)])
+            self.words.queue(p.word(p.keys, first + n, head_group, self.rng) for n in range(length))
+            first += length
+
+    async def check(self, p: Problem, tokens: list[int]) -> int:
+        """Attention of some tokens; returns the cycles it took."""
+        await self.load(p, tokens)
+        begun = cycles()
+        layer = self.rng.randrange(CONFIG.max_layers)
+        self.command.queue([{"layer": layer, "select": sum(1 << t for t in tokens)}])
+        expected = p.expected(tokens)
+        for token in tokens:
+            for head_group in range(p.layout.head_groups):
+                for values in (False, True):
+                    last = p.position + token
+                    assert await self.walks.take(1) == [
+                        {
+                            "layer": layer,
+                            "last": last,
+                            "bank_offset": head_group * p.layout.bank_words,
+                            "values": values,
+                        }
+                    ]
+                    self.answer(p, last, head_group, values)
+        pairs = expected.shape[1] // 2
+        for row, token in zip(expected, tokens, strict=True):
+            for index, o in enumerate(await self.outputs.take(pairs)):
+                assert (o["kind"], o["token"], o["index"]) == (PairKind.ATTENTION, token, index)
+                scale = np.array(o["scale"], np.uint32).view(np.float32)
+                y = fp32.mul(fp32.from_int(o["accumulator"], o["exponent"]), scale)
+                assert y.view(np.uint32).tolist() == row[2 * index : 2 * index + 2].tolist()
+        await cycle(self.dut, 3)
+        assert self.dut.idle.value == 1
+        assert self.dut.reading.value == 0
+        return self.outputs.times[-1] - begun
+
+
+async def exercise(dut: Any, stall: float, *, rounds: int) -> None:
+    rng = np.random.default_rng(3)
+    await begin(dut)
+    bench = TestBench(dut, stall=stall)
+    for shape in shapes():
+        for _ in range(rounds):
+            p = Problem(rng, shape, position=int(rng.integers(0, 33)))
+            count = int(rng.integers(1, 4))
+            tokens = sorted(rng.choice(p.count, size=count, replace=False).tolist())
+            await bench.check(p, tokens)
+    await bench.outputs.expect_silence()
+    await bench.walks.expect_silence(0)
+
+
+@cocotb.test()
+async def full_rate(dut):
+    await exercise(dut, 0.0, rounds=3)
+
+
+@cocotb.test()
+async def all_sides_stalled(dut):
+    await exercise(dut, 0.4, rounds=1)
+
+
+@cocotb.test()
+async def every_token(dut):
+    """The first tokens of a sequence, all of the chunk selected."""
+    rng = np.random.default_rng(4)
+    await begin(dut)
+    bench = TestBench(dut, stall=0.0)
+    for shape in shapes()[:2]:
+        p = Problem(rng, shape, position=0)
+        await bench.check(p, list(range(p.count)))
+
+
+@cocotb.test()
+async def longest_context(dut):
+    """The last position there is; then one position, in the cycles the unit promises."""
+    rng = np.random.default_rng(5)
+    await begin(dut)
+    bench = TestBench(dut, stall=0.0)
+    bench.longest_runs = True
+    shape = shapes()[0]
+    spent = {}
+    for position in (CONFIG.max_context - 1, 0):
+        p = Problem(rng, shape, position=position)
+        spent[position + 1] = await bench.check(p, [0])
+    longer = CONFIG.max_context - 1
+    exponents = CONFIG.max_context // p.layout.tokens_per_exponent_word - 1
+    assert spent[CONFIG.max_context] - spent[1] == 3 * longer + exponents

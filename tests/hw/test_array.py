@@ -1,0 +1,18 @@
+"""The array under Verilator, for every configuration."""
+
+from pathlib import Path
+
+import pytest
+
+from skipstone.spec.config import CONFIGS
+from skipstone_hw.array import Array
+from skipstone_sim.bench import run_bench
+
+BENCH = Path(__file__).with_name("bench_array.py")
+
+
+@pytest.mark.cocotb
+@pytest.mark.parametrize("name", CONFIGS)
+def test_array(name):
+    config = CONFIGS[name]
+    run_bench(Array(config=config), test_module=BENCH, config=config)

@@ -1,0 +1,16 @@
+from pathlib import Path
+
+import pytest
+
+from skipstone.spec.config import CONFIGS
+from skipstone_hw.reductions import Reductions
+from skipstone_sim.bench import run_bench
+
+BENCH = Path(__file__).with_name("bench_reductions.py")
+
+
+@pytest.mark.cocotb
+@pytest.mark.parametrize("name", CONFIGS)
+def test_reductions(name):
+    config = CONFIGS[name]
+    run_bench(Reductions(config=config), test_module=BENCH, config=config)
