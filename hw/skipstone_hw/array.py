@@ -135,11 +135,18 @@ class Array(wiring.Component):
         for stage in (1, 2):
             m.d.sync += [mode[stage].eq(mode[stage - 1]), active[stage].eq(active[stage - 1])]
 
+        products, sums = [], []
         for lane in range(lanes):
             rows, shared = self.build_operands(m, lane)
-            products = self.build_products(m, lane, word, rows, shared, mode[0], active[0][lane])
-            pairs = self.build_pairs(m, lane, products, mode[1], active[1][lane])
-            self.build_sums(m, lane, pairs, mode[2], active[2][lane])
+            cells = self.build_products(m, lane, word, rows, shared, mode[0], active[0][lane])
+            pairs = self.build_pairs(m, lane, cells, mode[1], active[1][lane])
+            products += pairs
+            sums += self.build_sums(m, lane, pairs, mode[2], active[2][lane])
+        # Whole ports in one statement each: a statement for every element takes Amaranth seconds.
+        m.d.comb += [
+            self.products.as_value().eq(Cat(products)),
+            self.sums.as_value().eq(Cat(sums)),
+        ]
         return m
 
     def build_operands(self, m: Module, lane: int) -> tuple[list[Signal], list[Signal]]:
@@ -206,12 +213,11 @@ class Array(wiring.Component):
                 pair = Signal(signed(PRODUCT_BITS), reset_less=True, name=f"pair_{lane}_{j}")
                 m.d.sync += pair.eq(low + Mux(linear, high, high << 4))
                 pairs.append(pair)
-        m.d.comb += [self.products[lane][j].eq(pair) for j, pair in enumerate(pairs)]
         return pairs
 
     def build_sums(
         self, m: Module, lane: int, pairs: list[Signal], mode: Signal, active: Value
-    ) -> None:
+    ) -> list[Signal]:
         """Stage 4: the sum of each column."""
         c = self._config
         half = c.rows // 2
@@ -222,7 +228,7 @@ class Array(wiring.Component):
                 terms = pairs[column * half : (column + 1) * half]
                 m.d.sync += total.eq(_tree_sum(terms))
                 totals.append(total)
-        m.d.comb += [self.sums[lane][column].eq(total) for column, total in enumerate(totals)]
+        return totals
 
 
 def _tree_sum(terms: list[Value]) -> Value:

@@ -21,7 +21,7 @@ class KvWriter(wiring.Component):
     each: its bytes, at their place among the head group's, and its exponent byte. Other kinds are
     accepted and dropped. One pair per cycle is sustained as long as a head's two writes leave while
     the next one comes; otherwise the pair after a whole head waits until that can move on. A head's
-    first write is valid `PIPELINE_CYCLES` after its last pair was accepted, if none waits before it.
+    first write is valid `PIPELINE_CYCLES` after its last pair was accepted, if none waits.
 
     Tested with every head size that fits a word, all places, stalls on both sides and at full rate.
 

@@ -54,10 +54,10 @@ from xml.etree import ElementTree
 
 import cocotb_tools.config
 import find_libpython
-from amaranth.back import verilog
-from amaranth.hdl import Elaboratable
+from amaranth.lib import wiring
 
 from skipstone.spec.config import CoreConfig
+from skipstone_hw.emit import emit_component
 
 from .cache import cached, content_key
 from .compiled import Flags, compile_units, gather, runtime_objects, tools_key, verilate
@@ -77,7 +77,7 @@ class BenchFailure(AssertionError):
 
 
 def build_bench(
-    component: Elaboratable | str, *, public: str = "ports", flags: Flags = _FLAGS
+    component: wiring.Component | str, *, public: str = "ports", flags: Flags = _FLAGS
 ) -> Path:
     """The simulator of a component (or of Verilog text with module ``top``), built or cached.
 
@@ -88,7 +88,7 @@ def build_bench(
     if isinstance(component, str):
         text = component
     else:
-        text = verilog.convert(component, name="top", emit_src=False, strip_internal_attrs=True)
+        text = emit_component(component, port_names=lambda path: "__".join(map(str, path)))
     main = cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"
     libs = cocotb_tools.config.libs_dir
 
@@ -112,7 +112,7 @@ def build_bench(
 
 
 def run_bench(
-    component: Elaboratable | str,
+    component: wiring.Component | str,
     *,
     test_module: str | Path,
     testcase: str | Sequence[str] | None = None,

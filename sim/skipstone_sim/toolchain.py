@@ -42,7 +42,7 @@ class Compiler:
     @property
     def is_clang(self) -> bool:
         """Whether it takes clang's options."""
-        return "clang" in self.version or (self.command[-1] == "c++" and "zig" in self.version)
+        return "clang" in self.version
 
 
 def run_tool(

@@ -145,7 +145,7 @@ async def damaged(dut):
 
     heads = [(opcode, 0) for opcode in (*Opcode, max(Opcode) + 1, 0x80, 0xFF)]
     heads += [(Opcode.LINEAR, modes) for modes in range(256)]
-    heads = bench.rng.sample(heads, 40) + [(max(Opcode) + 1, 0), (Opcode.LINEAR, 0x45)]
+    heads = [*bench.rng.sample(heads, 40), (max(Opcode) + 1, 0), (Opcode.LINEAR, 0x45)]
     raw = [bytes([opcode, modes]) + bench.rng.randbytes(26) for opcode, modes in heads]
     await bench.load(b"".join(r + struct.pack("<I", zlib.crc32(r)) for r in raw))
     for pc in range(len(heads)):
