@@ -18,7 +18,7 @@ from .embed import Embed, Repass
 from .epilogue import Epilogue
 from .kv_index import KvIndex, RunLayout
 from .kv_writer import KvWriter
-from .layouts import ADDRESS_BITS, PairKind, ReadKind
+from .layouts import ADDRESS_BITS, PairKind, ProbeSignature, ReadKind
 from .linear import Linear
 from .logits import LogitsWriter
 from .memory.axi import AxiLiteSignature, AxiSignature, forward
@@ -36,6 +36,12 @@ __all__ = ["Core"]
 class Core(wiring.Component):
     """The overlay processor.
 
+    Parameters
+    ----------
+    config : CoreConfig
+    probe : bool
+        Bring out `probe`.
+
     Members
     -------
     s_axi_control : In(AxiLiteSignature())
@@ -43,6 +49,8 @@ class Core(wiring.Component):
     m_axi : Out(AxiSignature(data_bits=port_bits)).array(ports)
         Memory; a word is one beat of every port.
     interrupt : Out(1)
+    probe : Out(ProbeSignature(config))
+        What leaves the epilogue; present with `probe` only. Wires, no logic.
     """
 
     RUN_FIFO_DEPTH = 16
@@ -53,16 +61,18 @@ class Core(wiring.Component):
     s_axi_control: Any
     m_axi: Any
     interrupt: Signal
+    probe: Any
 
-    def __init__(self, *, config: CoreConfig):
-        self._config = config
-        super().__init__(
-            {
-                "s_axi_control": In(AxiLiteSignature()),
-                "m_axi": Out(AxiSignature(data_bits=config.port_bits)).array(config.ports),
-                "interrupt": Out(1),
-            }
-        )
+    def __init__(self, *, config: CoreConfig, probe: bool = False):
+        self._config, self._probe = config, probe
+        members = {
+            "s_axi_control": In(AxiLiteSignature()),
+            "m_axi": Out(AxiSignature(data_bits=config.port_bits)).array(config.ports),
+            "interrupt": Out(1),
+        }
+        if probe:
+            members["probe"] = Out(ProbeSignature(config))
+        super().__init__(members)
 
     def elaborate(self, platform):
         m = Module()
@@ -228,6 +238,15 @@ class Core(wiring.Component):
             m.d.comb += [taker.valid.eq(floats.valid & mine), taker.payload.eq(floats.payload)]
             with m.If(mine):
                 m.d.comb += floats.ready.eq(taker.ready)
+
+        if self._probe:
+            m.d.comb += [
+                self.probe.valid.eq(_moves(floats)),
+                *(
+                    getattr(self.probe, name).eq(getattr(floats.payload, name))
+                    for name in ("value", "kind", "token", "index")
+                ),
+            ]
 
         pairs = self._packer.o
         to_kv = Signal()

@@ -1,9 +1,10 @@
 """EMBED: token records in, embedding rows into the residual stream, RoPE rows into their buffer."""
 
-from amaranth import Cat, Const, Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, exact_log2
+
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.records import RECORD_BYTES
 
@@ -23,6 +24,10 @@ ONE = 0x3F800000
 """1.0 in binary32."""
 _FP16_UNIT = -24
 """Exponent of the smallest subnormal FP16 number."""
+_FP16_SHIFT_MAX = 30
+"""Exponent of FP16's infinity above the subnormals': finite numbers move less."""
+_TOKEN_BITS = 24
+"""Bits of a token id that can be looked up."""
 
 
 class TablesLayout(data.StructLayout):
@@ -45,34 +50,84 @@ class InputRecordLayout(data.StructLayout):
     """An input record (`skipstone.spec.records.INPUT_RECORD`)."""
 
     def __init__(self):
-        super().__init__(
-            {"token": 32, "flags": 32, "attention": 64, "mlp": 64, "reserved": 64}
-        )
+        super().__init__({"token": 32, "flags": 32, "attention": 64, "mlp": 64, "reserved": 64})
 
 
 class Embed(wiring.Component):
     """Loader of a chunk.
 
-    After `start`: the input records (unless the token is fed back), then for each token its embedding row,
-    leaving as EMBED pairs of exact fixed-point numbers, and its RoPE row. All rows are requested ahead of
-    their use.
+    After `start`: the input records (unless the token is fed back), then for each token its
+    embedding row, leaving as EMBED pairs of exact fixed-point numbers, and its RoPE row. Rows are
+    requested ahead of their use, as far as `commands` lets them. One pair or one angle per cycle;
+    pairs stall with `o`, angles never.
+
+    A token id at or beyond the vocabulary is reported and not looked up; the unit then waits for
+    a reset.
+
+    Tested with chunks of all lengths, all head sizes, every kind of finite FP16 number, tokens out
+    of range; all streams stalled at random and at full rate.
+
+    Parameters
+    ----------
+    config : CoreConfig
 
     Members
     -------
-    start, fed_back : In(1)
-        Pulse; whether the chunk is the single token `token`.
-    input_address, token, position, count, tables, hidden_pairs, head_dim_log2 : In
-    commands, words : streams to and from the reader
-    o : stream of PairLayout
-    rope_write : write port of the RoPE buffer
-    record, record_index, record_valid : Out
-        Each token's record as it arrives.
-    token_index : In; token_id : Out
-        The chunk's token ids, one cycle after the index.
+    start : In(1)
+        Pulse while `idle`.
+    fed_back : In(1)
+        With `start`: the chunk is the single token `token` and has no record.
+    input_address : In(ADDRESS_BITS)
+        With `start`: word of the first input record.
+    token : In(32)
+    position : In(range(max_context + 1))
+        Of the chunk's first token.
+    count : In(range(max_chunk + 1))
+        Tokens of the chunk, at least 1.
+    tables : In(TablesLayout())
+    hidden_pairs : In(16)
+        Pairs of an embedding row.
+    head_dim_log2 : In(3)
+        5 to 7.
+    commands : Out(stream.Signature(ReadCommandLayout()))
+    words : In(stream.Signature(word_bits))
+        The words of these reads, in order.
+    o : Out(stream.Signature(PairLayout(config)))
+    rope_write : Out(RopeWriteSignature(config))
+        To the RoPE buffer.
+    record : Out(InputRecordLayout())
+    record_index : Out(token_shape(config))
+    record_valid : Out(1)
+        `record` is that of token `record_index`; of a token fed back, all but the id is zero.
+    token_index : In(token_shape(config))
+    token_id : Out(32)
+        Id of token `token_index`, one cycle later.
     bad_token : Out(1)
-        Pulse: a token id at or beyond the vocabulary; nothing of it is read.
+        Pulse: a token id is out of range.
     idle : Out(1)
+        All of the chunk has left.
     """
+
+    start: Signal
+    fed_back: Signal
+    input_address: Signal
+    token: Signal
+    position: Signal
+    count: Signal
+    tables: data.View
+    hidden_pairs: Signal
+    head_dim_log2: Signal
+    commands: stream.Interface
+    words: stream.Interface
+    o: stream.Interface
+    rope_write: wiring.PureInterface
+    record: data.View
+    record_index: Signal
+    record_valid: Signal
+    token_index: Signal
+    token_id: Signal
+    bad_token: Signal
+    idle: Signal
 
     def __init__(self, *, config: CoreConfig):
         self._config = c = config
@@ -104,31 +159,45 @@ class Embed(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         c = self._config
-        records_per_word = c.word_bytes // RECORD_BYTES
         m.submodules.tokens = tokens = memory.Memory(shape=32, depth=c.max_chunk, init=[])
-        write = tokens.write_port()
-        read, report = tokens.read_port(), tokens.read_port()
-        m.d.comb += [report.addr.eq(self.token_index), self.token_id.eq(report.data)]
+        write, look_up, report = tokens.write_port(), tokens.read_port(), tokens.read_port()
         m.d.comb += [
             write.addr.eq(self.record_index),
             write.data.eq(self.record.token),
             write.en.eq(self.record_valid),
+            report.addr.eq(self.token_index),
+            self.token_id.eq(report.data),
         ]
-
-        rows = Signal()  # all records are in: rows may be requested
+        rows = Signal()  # all records are in: words are rows from now on
         consumed = Signal()  # the last row went by
-        index = Signal(range(c.max_chunk + 1))
-        out = self.commands
-        row_address, rope_address = Signal(ADDRESS_BITS), Signal(ADDRESS_BITS)
-        m.d.comb += [out.payload.kind.eq(ReadKind.OTHER), read.addr.eq(index)]
-        active, input_address = Signal(), Signal(ADDRESS_BITS)
-        m.d.comb += self.idle.eq(~active)
+        self.build_requests(m, look_up, rows, consumed)
+        self.build_rows(m, rows, consumed)
+        return m
 
+    def build_requests(
+        self, m: Module, look_up: memory.ReadPort, rows: Signal, consumed: Signal
+    ) -> None:
+        """Records first; then, token for token, the rows' addresses and reads."""
+        c = self._config
+        per_word = c.word_bytes // RECORD_BYTES
+        out, tables = self.commands, self.tables
+        index = Signal(range(c.max_chunk + 1))
+        last = Signal()
+        input_at, row_at, rope_at = Signal(ADDRESS_BITS), Signal(ADDRESS_BITS), Signal(ADDRESS_BITS)
+        active = Signal()
+        place = Signal(range(max(2, per_word)))
+        m.d.comb += [
+            self.idle.eq(~active),
+            last.eq(index + 1 == self.count),
+            look_up.addr.eq(index),
+            place.eq(index & (per_word - 1)),
+            out.payload.kind.eq(ReadKind.OTHER),
+        ]
         with m.FSM(name="request"):
             with m.State("IDLE"):
                 m.d.sync += [index.eq(0), rows.eq(0)]
                 with m.If(self.start):
-                    m.d.sync += [active.eq(1), input_address.eq(self.input_address)]
+                    m.d.sync += [active.eq(1), input_at.eq(self.input_address)]
                     m.next = "RECORDS"
                     with m.If(self.fed_back):
                         m.next = "FED_BACK"
@@ -136,40 +205,37 @@ class Embed(wiring.Component):
                 m.d.comb += [self.record_valid.eq(1), self.record.token.eq(self.token)]
                 m.next = "SETTLE"
             with m.State("RECORDS"):
-                words = (self.count + records_per_word - 1) >> exact_log2(records_per_word)
                 m.d.comb += [
                     out.valid.eq(1),
-                    out.payload.address.eq(input_address),
-                    out.payload.words.eq(words),
+                    out.payload.address.eq(input_at),
+                    out.payload.words.eq((self.count + (per_word - 1)) >> exact_log2(per_word)),
                 ]
                 with m.If(out.ready):
                     m.next = "RECEIVE"
             with m.State("RECEIVE"):
-                m.d.comb += [self.record_valid.eq(self.words.valid), self.record_index.eq(index)]
-                place = Signal(range(max(2, records_per_word)))
-                m.d.comb += place.eq(index & (records_per_word - 1))
-                m.d.comb += self.record.eq(self.words.payload.word_select(place, 8 * RECORD_BYTES))
+                m.d.comb += [
+                    self.record.eq(self.words.payload.word_select(place, 8 * RECORD_BYTES)),
+                    self.record_index.eq(index),
+                    self.record_valid.eq(self.words.valid),
+                ]
                 with m.If(self.words.valid):
-                    final = index + 1 == self.count
-                    m.d.comb += self.words.ready.eq(final | (place == records_per_word - 1))
+                    m.d.comb += self.words.ready.eq(last | (place == per_word - 1))
                     m.d.sync += index.eq(index + 1)
-                    with m.If(final):
+                    with m.If(last):
                         m.d.sync += index.eq(0)
                         m.next = "SETTLE"
             with m.State("SETTLE"):  # the last id is being written
-                m.d.sync += rope_address.eq(
-                    self.tables.rope + self.position * self.tables.rope_words
-                )
+                m.d.sync += rope_at.eq(tables.rope + self.position * tables.rope_words)
                 m.next = "LOOK_UP"
             with m.State("LOOK_UP"):
                 m.d.sync += rows.eq(1)
                 m.next = "LOCATE"
             with m.State("LOCATE"):
-                m.d.sync += row_address.eq(
-                    self.tables.embedding + read.data[:24] * self.tables.embedding_words
+                m.d.sync += row_at.eq(
+                    tables.embedding + look_up.data[:_TOKEN_BITS] * tables.embedding_words
                 )
                 m.next = "ROW"
-                with m.If(read.data >= self.tables.vocabulary):
+                with m.If(look_up.data >= tables.vocabulary):
                     m.d.comb += self.bad_token.eq(1)
                     m.next = "STOPPED"
             with m.State("STOPPED"):
@@ -177,78 +243,82 @@ class Embed(wiring.Component):
             with m.State("ROW"):
                 m.d.comb += [
                     out.valid.eq(1),
-                    out.payload.address.eq(row_address),
-                    out.payload.words.eq(self.tables.embedding_words),
+                    out.payload.address.eq(row_at),
+                    out.payload.words.eq(tables.embedding_words),
                 ]
                 with m.If(out.ready):
                     m.next = "ROPE"
             with m.State("ROPE"):
                 m.d.comb += [
                     out.valid.eq(1),
-                    out.payload.address.eq(rope_address),
-                    out.payload.words.eq(self.tables.rope_words),
+                    out.payload.address.eq(rope_at),
+                    out.payload.words.eq(tables.rope_words),
                 ]
                 with m.If(out.ready):
-                    m.d.sync += rope_address.eq(rope_address + self.tables.rope_words)
-                    m.d.sync += index.eq(index + 1)
+                    m.d.sync += [
+                        rope_at.eq(rope_at + tables.rope_words),
+                        index.eq(index + 1),
+                    ]
                     m.next = "LOOK_UP"
-                    with m.If(index + 1 == self.count):
+                    with m.If(last):
                         m.next = "WAIT"
-            with m.State("WAIT"):
-                with m.If(consumed):
-                    m.d.sync += [active.eq(0), rows.eq(0)]
-                    m.next = "IDLE"
+            with m.State("WAIT"), m.If(consumed):
+                m.d.sync += [active.eq(0), rows.eq(0)]
+                m.next = "IDLE"
 
-        self._elaborate_rows(m, rows, consumed)
-        return m
-
-    def _elaborate_rows(self, m, rows, consumed):
+    def build_rows(self, m: Module, rows: Signal, consumed: Signal) -> None:
         """Embedding words → pairs; RoPE words → the RoPE buffer."""
         c = self._config
         word = self.words.payload
         token = Signal(range(c.max_chunk + 1))
         pair = Signal(16)
-        pairs_per_word, angles_per_word = c.word_bytes // 4, c.word_bytes // 8
-        half = Signal(16)
-        m.d.comb += half.eq((1 << (self.head_dim_log2 - 1).as_unsigned()[:3]) - 1)
 
-        place = Signal(range(pairs_per_word))
-        m.d.comb += place.eq(pair)
-        halves = Signal(32)
-        m.d.comb += halves.eq(word.word_select(place, 32))
-        for n in range(2):
-            number = halves[16 * n :][:16]
-            field = number[10:15]
-            mantissa = Cat(number[:10], field.any())
-            shift = Mux(field.any(), field - 1, 0)[:5]
-            magnitude = Signal(41, name=f"magnitude_{n}")
-            m.d.comb += magnitude.eq(mantissa << shift)
-            m.d.comb += self.o.payload.accumulator[n].eq(Mux(number[15], -magnitude, magnitude))
+        pairs_per_word = c.word_bytes // 4
+        pair_place = Signal(range(pairs_per_word))
+        halves = Signal(data.ArrayLayout(unsigned(16), 2))
         m.d.comb += [
+            pair_place.eq(pair),
+            halves.eq(word.word_select(pair_place, 32)),
             self.o.payload.exponent.eq(_FP16_UNIT),
             self.o.payload.scale.eq(ONE),
             self.o.payload.kind.eq(PairKind.EMBED),
             self.o.payload.token.eq(token),
             self.o.payload.index.eq(pair),
         ]
-        angle = Signal(64)
-        angle_place = Signal(range(max(2, angles_per_word)))
+        for n in range(2):
+            fraction, field, sign = halves[n][:10], halves[n][10:15], halves[n][15]
+            normal = field.any()
+            magnitude = Signal(11 + _FP16_SHIFT_MAX, name=f"magnitude_{n}")
+            m.d.comb += [
+                magnitude.eq(Cat(fraction, normal) << Mux(normal, field - 1, 0)[:5]),
+                self.o.payload.accumulator[n].eq(Mux(sign, -magnitude, magnitude)),
+            ]
+
+        angles_per_word = c.word_bytes // 8
+        angle_place = Signal(range(angles_per_word))
+        angle = Signal(data.ArrayLayout(unsigned(32), 2))
+        half_log2, last_angle = Signal(3), Signal(6)
         m.d.comb += [
-            angle_place.eq(pair & (angles_per_word - 1)),
+            half_log2.eq(self.head_dim_log2 - 1),
+            last_angle.eq((1 << half_log2) - 1),
+            angle_place.eq(pair),
             angle.eq(word.word_select(angle_place, 64)),
             self.rope_write.token.eq(token),
             self.rope_write.index.eq(pair),
-            self.rope_write.cos.eq(angle[:32]),
-            self.rope_write.sin.eq(angle[32:]),
+            self.rope_write.cos.eq(angle[0]),
+            self.rope_write.sin.eq(angle[1]),
         ]
 
+        final = Signal()
         with m.FSM(name="rows"):
             with m.State("EMBEDDING"):
                 with m.If(rows & (token != self.count)):
-                    final = pair + 1 == self.hidden_pairs
-                    m.d.comb += self.o.valid.eq(self.words.valid)
+                    m.d.comb += [
+                        final.eq(pair + 1 == self.hidden_pairs),
+                        self.o.valid.eq(self.words.valid),
+                    ]
                     with m.If(self.o.valid & self.o.ready):
-                        m.d.comb += self.words.ready.eq(final | (place == pairs_per_word - 1))
+                        m.d.comb += self.words.ready.eq(final | (pair_place == pairs_per_word - 1))
                         m.d.sync += pair.eq(pair + 1)
                         with m.If(final):
                             m.d.sync += pair.eq(0)
@@ -257,8 +327,10 @@ class Embed(wiring.Component):
                     m.d.comb += consumed.eq(1)
                     m.d.sync += token.eq(0)
             with m.State("ANGLES"):
-                final = pair == half
-                m.d.comb += self.rope_write.en.eq(self.words.valid)
+                m.d.comb += [
+                    final.eq(pair == last_angle),
+                    self.rope_write.en.eq(self.words.valid),
+                ]
                 with m.If(self.words.valid):
                     m.d.comb += self.words.ready.eq(final | (angle_place == angles_per_word - 1))
                     m.d.sync += pair.eq(pair + 1)
@@ -270,15 +342,32 @@ class Embed(wiring.Component):
 class Repass(wiring.Component):
     """Source of zero outputs: the residual stream of a token passes the reductions once more.
 
-    x ← x + 0 leaves x as it is, and its router products are formed on the way: for tokens that skipped
-    everything since the router vectors were loaded.
+    x ← x + 0 leaves x as it is, and its router products are formed on the way: for tokens that
+    skipped everything since the router vectors were loaded. One pair per cycle, the first in the
+    cycle after `start`. Tested with vectors of all lengths, stalled and at full rate.
+
+    Parameters
+    ----------
+    config : CoreConfig
 
     Members
     -------
-    start : In(1); token, hidden_pairs : In
-    o : stream of PairLayout
+    start : In(1)
+        Pulse while `idle`.
+    token : In(token_shape(config))
+        Must not change before `idle`.
+    hidden_pairs : In(16)
+        Pairs of a residual vector.
+    o : Out(stream.Signature(PairLayout(config)))
     idle : Out(1)
+        All pairs have left.
     """
+
+    start: Signal
+    token: Signal
+    hidden_pairs: Signal
+    o: stream.Interface
+    idle: Signal
 
     def __init__(self, *, config: CoreConfig):
         super().__init__(
@@ -297,7 +386,7 @@ class Repass(wiring.Component):
         m.d.comb += [
             self.idle.eq(left == 0),
             self.o.valid.eq(left != 0),
-            self.o.payload.scale.eq(Const(ONE, 32)),
+            self.o.payload.scale.eq(ONE),
             self.o.payload.kind.eq(PairKind.RESIDUAL),
             self.o.payload.token.eq(self.token),
             self.o.payload.index.eq(index),

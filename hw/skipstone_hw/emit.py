@@ -59,11 +59,11 @@ def emit_component(
     return _CONSTANT_BLOCK.sub(r"always_comb\n\1", text)
 
 
-def emit_verilog(config: CoreConfig) -> str:
-    """Verilog of the core, as module `TOP`."""
+def emit_verilog(config: CoreConfig, *, probe: bool = False) -> str:
+    """Verilog of the core, as module `TOP`; `probe` adds its ``probe_*`` ports."""
     from .core import Core
 
-    return emit_component(Core(config=config), name=TOP)
+    return emit_component(Core(config=config, probe=probe), name=TOP)
 
 
 def manifest(config: CoreConfig, text: str) -> dict[str, Any]:

@@ -1,16 +1,17 @@
 """Where the keys and values of every earlier token lie: version bitmaps, ranks, and the walk.
 
-A token that skips attention in a layer keeps the K and V of the last layer where it stored them, and
-each layer's store is packed: a token's place is its rank among those that stored there (SkipOPU,
-arXiv 2603.14785, the cross-layer invariance of K and V). One bitmap per token position says in which
-layers it stored; walking the positions in order while counting each layer's bits gives every
-token's layer and rank without any stored address.
+A token that skips attention in a layer keeps the K and V of the last layer where it stored them,
+and each layer's store is packed: a token's place is its rank among those that stored there
+(SkipOPU, arXiv 2603.14785, the cross-layer invariance of K and V). One bitmap per token position
+says in which layers it stored; walking the positions in order while counting each layer's bits
+gives every token's layer and rank without any stored address.
 """
 
-from amaranth import Cat, Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
+
 from skipstone.spec.config import CoreConfig
 
 from .layouts import ADDRESS_BITS, ReadCommandLayout, ReadKind, token_shape
@@ -36,7 +37,7 @@ class KvGeometry(data.StructLayout):
 
 
 class WalkLayout(data.StructLayout):
-    """Read K (or V) of positions 0 .. `last` as attention in `layer` sees them, for one head group."""
+    """Read K (or V) of positions 0 .. `last`, as attention in `layer` sees them, of a head group."""
 
     def __init__(self, config: CoreConfig):
         super().__init__(
@@ -60,27 +61,48 @@ class KvIndex(wiring.Component):
     """Version bitmaps of all positions, and the generator of KV read commands.
 
     A walk visits one position per cycle and merges neighbours that lie in the same layer at
-    consecutive ranks under the same exponent word into runs; each run becomes one read of its
-    exponent word and one of its K words, or one of its V words. Walks stall only on `commands` and `runs`.
+    consecutive ranks under the same exponent word into runs. Each run of a K walk becomes a
+    description in `runs` and two reads: of its exponent word, not before its description is taken,
+    and of its K words. Each run of a V walk becomes one read, of its V words. Walks stall only on
+    `commands` and `runs`.
 
-    `begin` starts a chunk: the per-layer counts are recomputed by one pass over the positions before it,
-    unless the chunk continues the previous one. `commit` records the stores of one layer, `end`
-    moves the chunk's bitmaps into the memory; `busy` is high while either pass runs.
+    A chunk lasts from `begin` to `end`. `begin` recounts each layer's stores by one pass over the
+    positions before the chunk, one per cycle, unless the chunk continues the last one that ended;
+    so it may go back to any earlier position, and what was stored from there on is forgotten.
+    `end` moves the chunk's bitmaps into the memory, one per cycle. Neither may come during a walk.
+
+    Tested with all head sizes; with all, no, alternating and random layers stored; going back;
+    chunks that never ended; both sides stalled and at full rate.
+
+    Parameters
+    ----------
+    config : CoreConfig
 
     Members
     -------
-    position, count : In
-        The chunk's first position and its number of tokens.
+    walk : In(stream.Signature(WalkLayout(config)))
+        Every visited position must have stored in some layer up to the walk's.
+    commands : Out(stream.Signature(ReadCommandLayout()))
+    runs : Out(stream.Signature(RunLayout()))
+        The runs of K walks, in order.
+    geometry : In(KvGeometry())
+    position : In(range(max_context + 1))
+        The chunk's first position.
+    count : In(range(max_chunk + 1))
+        Tokens of the chunk, at least 1.
     begin, end : In(1)
         Pulses.
-    commit, commit_layer, commit_tokens : In
-        Pulse, layer and chunk mask of tokens whose K and V were stored.
-    rank_layer : In; rank_first : Out
-        Rank in `rank_layer` of the chunk's first storing token.
-    walk : stream of WalkLayout
-    commands : stream of ReadCommandLayout
-    runs : stream of RunLayout
-        The runs of K walks, in order.
+    commit : In(1)
+        Pulse: the tokens `commit_tokens` have stored K and V in `commit_layer`.
+    commit_layer : In(range(max_layers))
+    commit_tokens : In(max_chunk)
+    rank_layer : In(range(max_layers))
+    rank_first : Out(range(max_context + 1))
+        Rank in `rank_layer` of the chunk's first token to store there, until that is committed.
+    busy : Out(1)
+        `begin` or `end` is not complete; rises in the cycle after the pulse.
+    idle : Out(1)
+        Not busy, no walk under way, and all commands taken.
     """
 
     walk: stream.Interface
@@ -191,8 +213,10 @@ class KvIndex(wiring.Component):
                     m.d.sync += [continues_at.eq(self.position + self.count), coherent.eq(1)]
                     m.next = "IDLE"
 
-        runs_in = self._elaborate_walk(m, chunk, read, walking)
-        emitting = self._elaborate_commands(m, runs_in)
+        word_log2 = Signal(3)  # tokens per exponent word
+        m.d.comb += word_log2.eq(self.geometry.head_dim_log2 - 1)
+        run, values, offset = self.build_walk(m, chunk, read, walking, word_log2)
+        emitting = self.build_commands(m, run, values, offset, word_log2)
         m.d.comb += self.idle.eq(~walking & ~emitting & ~self.busy)
         return m
 

@@ -5,7 +5,8 @@ on ready.
 """
 
 from amaranth.hdl import Shape, signed, unsigned
-from amaranth.lib import data, enum
+from amaranth.lib import data, enum, wiring
+from amaranth.lib.wiring import Out
 from amaranth.utils import bits_for
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.formats import ACTIVATION_BITS
@@ -20,6 +21,7 @@ __all__ = [
     "MantissaPairLayout",
     "PairKind",
     "PairLayout",
+    "ProbeSignature",
     "ReadCommandLayout",
     "ReadKind",
     "WordLayout",
@@ -125,6 +127,23 @@ class FloatPairLayout(data.StructLayout):
                 "kind": PairKind,
                 "token": token_shape(config),
                 "index": INDEX_BITS,
+            }
+        )
+
+
+class ProbeSignature(wiring.Signature):
+    """A view of the pairs that leave the epilogue: in program order, each `valid` for the one cycle
+    in which it moves on. The other members are those of `FloatPairLayout`.
+    """
+
+    def __init__(self, config: CoreConfig):
+        super().__init__(
+            {
+                "valid": Out(1),
+                "value": Out(data.ArrayLayout(unsigned(32), 2)),
+                "kind": Out(PairKind),
+                "token": Out(token_shape(config)),
+                "index": Out(INDEX_BITS),
             }
         )
 

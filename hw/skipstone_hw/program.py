@@ -1,17 +1,19 @@
 """The program buffer: fetched at the start of a run, one checked instruction at a time."""
 
-from amaranth import Module, Signal, signed
+from amaranth.hdl import Module, Signal, Value, signed
 from amaranth.lib import crc, data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
+
 from skipstone.spec.config import CoreConfig
-from skipstone.spec.isa import INSTRUCTION_BYTES, Epilogue, Opcode, Select
+from skipstone.spec.isa import INSTRUCTION_BYTES, Epilogue, Flag, Opcode, Select
 
 from .layouts import ADDRESS_BITS, ReadCommandLayout, ReadKind
 
 __all__ = ["InstructionLayout", "Program", "flag"]
 
 _BITS = 8 * INSTRUCTION_BYTES
+_CRC_BITS = 32
 
 
 class InstructionLayout(data.StructLayout):
@@ -34,7 +36,7 @@ class InstructionLayout(data.StructLayout):
                 "a": 32,
                 "b": 32,
                 "c": 32,
-                "crc": 32,
+                "crc": _CRC_BITS,
             }
         )
 
@@ -42,21 +44,56 @@ class InstructionLayout(data.StructLayout):
 class Program(wiring.Component):
     """Instruction memory with CRC check.
 
-    `load` reads `length` instructions from word `address`; `loaded` is high when they are in. `fetch` presents
-    instruction `pc`; `ready` is high `FETCH_CYCLES` later and stays until the next fetch, with
-    `crc_ok` and `well_formed` telling whether to believe it.
+    `load` reads the program from memory, a word per cycle. `fetch` presents instruction `pc`
+    `FETCH_CYCLES` later, with `crc_ok` and `well_formed` telling whether to believe it.
+
+    Tested with programs of every kind of instruction, loaded at full rate and stalled; with any bit
+    flipped; with fields out of range.
+
+    Parameters
+    ----------
+    config : CoreConfig
 
     Members
     -------
-    load, fetch : In(1)
-        Pulses.
-    address, length, pc : In
-    commands, words : streams to and from the reader
-    instruction : Out
-    loaded, ready, crc_ok, well_formed : Out(1)
+    load : In(1)
+        Pulse: read `length` instructions from word `address` on.
+    fetch : In(1)
+        Pulse: fetch instruction `pc`.
+    address : In(ADDRESS_BITS)
+    length : In(32)
+        1 to `max_program`, not checked here.
+    pc : In(range(max_program + 1))
+        Below `length`, not checked here.
+    commands : Out(stream.Signature(ReadCommandLayout()))
+        One read per `load`.
+    words : In(stream.Signature(word_bits))
+        Its words.
+    instruction : Out(InstructionLayout())
+    loaded : Out(1)
+        The program is in; falls in the cycle after `load`.
+    ready : Out(1)
+        `instruction` and the two verdicts are valid; falls in the cycle after `fetch`.
+    crc_ok : Out(1)
+        The instruction's check word matches.
+    well_formed : Out(1)
+        Its opcode, epilogue and selection exist.
     """
 
     FETCH_CYCLES = 4
+
+    load: Signal
+    fetch: Signal
+    address: Signal
+    length: Signal
+    pc: Signal
+    commands: stream.Interface
+    words: stream.Interface
+    instruction: data.View
+    loaded: Signal
+    ready: Signal
+    crc_ok: Signal
+    well_formed: Signal
 
     def __init__(self, *, config: CoreConfig):
         self._config = c = config
@@ -81,21 +118,25 @@ class Program(wiring.Component):
         m = Module()
         c = self._config
         per_word = c.word_bits // _BITS
-        shift = exact_log2(per_word)
-        m.submodules.words_memory = buffer = memory.Memory(
+        m.submodules.buffer = buffer = memory.Memory(
             shape=c.word_bits, depth=-(-c.max_program // per_word), init=[]
         )
-        write, read = buffer.write_port(), buffer.read_port()
-        cursor, words = Signal(range(c.max_program + 1)), Signal(24)
+        self.build_load(m, buffer.write_port(), per_word)
+        self.build_fetch(m, buffer.read_port(), per_word)
+        return m
+
+    def build_load(self, m: Module, write: memory.WritePort, per_word: int) -> None:
+        """Program words into the buffer."""
+        cursor = Signal(range(self._config.max_program + 1))
+        words = Signal.like(self.commands.payload.words)
         m.d.comb += [
-            words.eq((self.length + per_word - 1) >> shift),
+            words.eq((self.length + (per_word - 1)) >> exact_log2(per_word)),
             self.commands.payload.address.eq(self.address),
             self.commands.payload.words.eq(words),
             self.commands.payload.kind.eq(ReadKind.OTHER),
             write.addr.eq(cursor),
             write.data.eq(self.words.payload),
             write.en.eq(self.words.valid & self.words.ready),
-            read.addr.eq(self.pc >> shift),
         ]
         with m.FSM(name="load"):
             with m.State("IDLE"):
@@ -115,18 +156,25 @@ class Program(wiring.Component):
                         m.d.sync += self.loaded.eq(1)
                         m.next = "IDLE"
 
-        m.submodules.crc = check = crc.catalog.CRC32_ISO_HDLC(_BITS - 32).create()
+    def build_fetch(self, m: Module, read: memory.ReadPort, per_word: int) -> None:
+        """An instruction out of the buffer, and past the check."""
+        m.submodules.crc = check = crc.catalog.CRC32_ISO_HDLC(_BITS - _CRC_BITS).create()
         i = self.instruction
         place = Signal(range(max(2, per_word)))
         m.d.comb += [
+            read.addr.eq(self.pc >> exact_log2(per_word)),
             place.eq(self.pc & (per_word - 1)),
-            check.data.eq(i.as_value()[: _BITS - 32]),
+            check.data.eq(i.as_value()[:-_CRC_BITS]),
+            self.well_formed.eq(
+                (i.opcode <= max(Opcode))
+                & (i.epilogue <= max(Epilogue))
+                & (i.select <= max(Select))
+            ),
         ]
         with m.FSM(name="fetch"):
-            with m.State("IDLE"):
-                with m.If(self.fetch):
-                    m.d.sync += self.ready.eq(0)
-                    m.next = "READ"
+            with m.State("IDLE"), m.If(self.fetch):
+                m.d.sync += self.ready.eq(0)
+                m.next = "READ"
             with m.State("READ"):
                 m.d.sync += i.eq(read.data.word_select(place, _BITS))
                 m.next = "DIGEST"
@@ -136,13 +184,8 @@ class Program(wiring.Component):
             with m.State("CHECK"):
                 m.d.sync += [self.ready.eq(1), self.crc_ok.eq(check.crc == i.crc)]
                 m.next = "IDLE"
-        m.d.comb += self.well_formed.eq(
-            (i.opcode <= max(Opcode)) & (i.epilogue <= max(Epilogue)) & (i.select <= max(Select))
-        )
-        return m
 
 
-def flag(instruction, value):
-    """Whether an instruction carries an `isa.Flag`."""
+def flag(instruction: data.View, value: Flag) -> Value:
+    """Whether an instruction carries a flag."""
     return (instruction.flags & int(value)) != 0
-

@@ -1,32 +1,77 @@
 """NEXT's first half: the output record of each token of the chunk."""
 
-from amaranth import Cat, Const, Module, Mux, Signal, unsigned
-from amaranth.lib import stream, wiring
+from amaranth.hdl import Module, Mux, Signal, unsigned
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, exact_log2
+
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.records import RECORD_BYTES
 
 from .layouts import ADDRESS_BITS, WriteLayout, token_shape
 
-__all__ = ["Report"]
+__all__ = ["OutputRecordLayout", "Report"]
+
+
+class OutputRecordLayout(data.StructLayout):
+    """An output record (`skipstone.spec.records.OUTPUT_RECORD`)."""
+
+    def __init__(self):
+        super().__init__(
+            {
+                "token": 32,
+                "next_token": 32,
+                "attention": 64,
+                "mlp": 64,
+                "position": 32,
+                "reserved": 32,
+            }
+        )
 
 
 class Report(wiring.Component):
-    """Writer of output records (`skipstone.spec.records.OUTPUT_RECORD`), three cycles a token.
+    """Writer of output records, each into its place in a memory word.
+
+    After `start`, one write per token: offered every third cycle, waiting for `o`.
+
+    Tested with chunks of all lengths at all places in a word, stalled and at full rate.
+
+    Parameters
+    ----------
+    config : CoreConfig
 
     Members
     -------
     start : In(1)
-    base, position, count : In
+        Pulse while `idle`.
+    base : In(ADDRESS_BITS)
+        Word of the record of position 0.
+    position : In(range(max_context + 1))
+        Of the chunk's first token.
+    count : In(range(max_chunk + 1))
+        Tokens of the chunk, at least 1.
     every_token : In(1)
-        Every token has logits, not only the last.
-    index : Out
-        The token whose fields are wanted; they are taken in the cycle after the next.
-    token_id, argmax, attention_map, mlp_map : In
-    o : stream of WriteLayout
+        Every token has an argmax, not only the last; without one, a record says 0.
+    index : Out(token_shape(config))
+        The token whose fields are wanted; they are taken in the second cycle of an index.
+    token_id, argmax : In(32)
+    attention_map, mlp_map : In(64)
+    o : Out(stream.Signature(WriteLayout(config)))
     idle : Out(1)
     """
+
+    start: Signal
+    base: Signal
+    position: Signal
+    count: Signal
+    every_token: Signal
+    index: Signal
+    token_id: Signal
+    argmax: Signal
+    attention_map: Signal
+    mlp_map: Signal
+    o: stream.Interface
+    idle: Signal
 
     def __init__(self, *, config: CoreConfig):
         self._config = c = config
@@ -52,51 +97,48 @@ class Report(wiring.Component):
         c = self._config
         per_word = c.word_bytes // RECORD_BYTES
         index = Signal(range(c.max_chunk + 1))
-        at = Signal(unsigned(bits_for(c.max_context) + 1))
-        has_logits = Signal()
-        record = Signal(8 * RECORD_BYTES)
+        last = Signal()
+        position = Signal(unsigned(bits_for(c.max_context + c.max_chunk)))
+        record = Signal(OutputRecordLayout(), reset_less=True)
         m.d.comb += [
             self.index.eq(index),
-            at.eq(self.position + index),
-            has_logits.eq(self.every_token | (index + 1 == self.count)),
+            last.eq(index + 1 == self.count),
+            position.eq(self.position + index),
         ]
+
         place = Signal(range(max(2, per_word)))
-        m.d.comb += place.eq(at & (per_word - 1))
-        strobes = Signal(c.word_bytes)
+        m.d.comb += place.eq(position & (per_word - 1))
+        strobe = self.o.payload.strobe
         for n in range(per_word):
             with m.If(place == n):
-                m.d.comb += strobes.word_select(n, RECORD_BYTES).eq(-1)
-        out = self.o.payload
+                m.d.comb += strobe.word_select(n, RECORD_BYTES).eq(-1)
+        m.d.comb += [
+            self.o.payload.address.eq(self.base + (position >> exact_log2(per_word))),
+            self.o.payload.data.eq(record.as_value().replicate(per_word)),
+        ]
+
         with m.FSM() as fsm:
             m.d.comb += self.idle.eq(fsm.ongoing("IDLE"))
             with m.State("IDLE"):
                 m.d.sync += index.eq(0)
                 with m.If(self.start):
-                    m.next = "READ"
-            with m.State("READ"):
+                    m.next = "LOOK_UP"
+            with m.State("LOOK_UP"):
                 m.next = "FORM"
             with m.State("FORM"):
-                m.d.sync += record.eq(
-                    Cat(
-                        self.token_id,
-                        Mux(has_logits, self.argmax, 0),
-                        self.attention_map,
-                        self.mlp_map,
-                        at | Const(0, 32),
-                        Const(0, 32),
-                    )
-                )
+                m.d.sync += [
+                    record.token.eq(self.token_id),
+                    record.next_token.eq(Mux(self.every_token | last, self.argmax, 0)),
+                    record.attention.eq(self.attention_map),
+                    record.mlp.eq(self.mlp_map),
+                    record.position.eq(position),
+                ]
                 m.next = "WRITE"
             with m.State("WRITE"):
-                m.d.comb += [
-                    self.o.valid.eq(1),
-                    out.address.eq(self.base + (at >> exact_log2(per_word))),
-                    out.data.eq(record.replicate(per_word)),
-                    out.strobe.eq(strobes),
-                ]
+                m.d.comb += self.o.valid.eq(1)
                 with m.If(self.o.ready):
                     m.d.sync += index.eq(index + 1)
-                    m.next = "READ"
-                    with m.If(index + 1 == self.count):
+                    m.next = "LOOK_UP"
+                    with m.If(last):
                         m.next = "IDLE"
         return m

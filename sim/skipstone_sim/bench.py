@@ -60,8 +60,7 @@ from skipstone.spec.config import CoreConfig
 from skipstone_hw.emit import emit_component
 
 from .cache import cached, content_key
-from .compiled import Flags, compile_units, gather, runtime_objects, tools_key, verilate
-from .toolchain import find_compiler, run_tool
+from .compiled import Flags, compile_units, gather, link, tools_key, verilate
 
 __all__ = ["PARAMETERS_VARIABLE", "BenchFailure", "build_bench", "run_bench"]
 
@@ -99,10 +98,8 @@ def build_bench(
         access.write_text(f'`verilator_config\npublic_flat_rw {modules}-var "*"\n')
         verilate(source, top="top", out=folder, flags=flags, options=["-O3", str(access)])
         objects = compile_units([*gather(folder), main], out=folder, flags=flags, include=[folder])
-        run_tool(
-            [*find_compiler().command, *objects, *runtime_objects(flags), "-o", folder / "bench",
-             f"-Wl,-rpath,{libs}", f"-L{libs}", "-lcocotbvpi_verilator", "-lpthread", "-ldl"]
-        )  # fmt: skip
+        options = [f"-Wl,-rpath,{libs}", f"-L{libs}", "-lcocotbvpi_verilator", "-ldl"]
+        link(objects, folder / "bench", flags=flags, options=options)
         for leftover in (*folder.glob("*.o"), *folder.glob("*.cc")):
             leftover.unlink()
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from skipstone.spec.errors import ToolError
 
 from .cache import cached, content_key
-from .toolchain import find_compiler, find_verilator, run_tool
+from .toolchain import compiler_environment, find_compiler, find_verilator, run_tool
 
 __all__ = [
     "HARNESS",
@@ -24,6 +24,7 @@ __all__ = [
     "Progress",
     "compile_units",
     "gather",
+    "link",
     "runtime_objects",
     "tools_key",
     "verilate",
@@ -94,9 +95,8 @@ _SLOW = "slow"
 
 def tools_key() -> str:
     """Identity of the tools and of how they are called: part of the key of everything they make."""
-    compiler = find_compiler()
     recipe = Path(__file__).read_text()
-    return content_key(find_verilator().version, *compiler.command, compiler.version, recipe)
+    return content_key(find_verilator().version, find_compiler().identity, recipe)
 
 
 def include_options() -> list[str]:
@@ -118,6 +118,15 @@ def verilate(source: Path, *, top: str, out: Path, flags: Flags, options: Sequen
         ],
         env={**os.environ, "VERILATOR_ROOT": str(tool.root)},
     )  # fmt: skip
+
+
+def link(
+    objects: Sequence[Path], target: Path, *, flags: Flags, options: Sequence[str] = ()
+) -> None:
+    """Link objects and Verilator's runtime into a program, or a library if `flags` says so."""
+    words = [*find_compiler().link, *(("-shared", "-Wl,-Bsymbolic") if flags.shared else ())]
+    words += [str(path) for path in (*objects, *runtime_objects(flags))]
+    run_tool([*words, "-o", target, *options, "-lpthread"], env=compiler_environment())
 
 
 def gather(folder: Path, *, unit_bytes: int = _UNIT_BYTES) -> list[Path]:
@@ -152,14 +161,14 @@ def compile_units(
     jobs: int | None = None,
 ) -> list[Path]:
     """Compile each source to an object in `out`, at most `jobs` (default: the cores) at a time."""
-    compiler = find_compiler()
+    compiler, environment = find_compiler(), compiler_environment()
     includes = [word for folder in include for word in ("-I", str(folder))] + include_options()
 
     def one(source: Path) -> Path:
         target = out / f"{source.stem}.o"
         optimize = ("-O0",) if source.stem == _SLOW else flags.optimize
-        command = [*compiler.command, *flags.compile, *optimize, *includes]
-        run_tool([*command, "-c", source, "-o", target])
+        command = [*compiler.compile, *flags.compile, *optimize, *includes]
+        run_tool([*command, "-c", source, "-o", target], env=environment)
         return target
 
     pool = ThreadPoolExecutor(jobs or os.cpu_count() or 1)

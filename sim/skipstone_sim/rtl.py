@@ -54,7 +54,7 @@ _BATCH_S = 0.05
 
 
 def core_verilog(config: CoreConfig, *, progress: Callable[[str], None] | None = None) -> str:
-    """Verilog of the core, emitted once per configuration and version of the gateware's sources."""
+    """Verilog of the core with its probe, emitted once per configuration and version of the gateware's sources."""
     folders = [Path(package.__path__[0]) for package in (skipstone_hw, skipstone.spec)]
     files = sorted(path for folder in folders for path in folder.rglob("*.py"))
     sources = [part for path in files for part in (path.name, path.read_text())]
@@ -65,7 +65,7 @@ def core_verilog(config: CoreConfig, *, progress: Callable[[str], None] | None =
             progress("elaborating")
         from skipstone_hw.emit import emit_verilog
 
-        (folder / "core.v").write_text(emit_verilog(config))
+        (folder / "core.v").write_text(emit_verilog(config, probe=True))
 
     key = content_key(config.to_json(), *versions, *sources)
     return (cached("verilog", key, build) / "core.v").read_text()
@@ -123,6 +123,7 @@ class RtlDevice(Device):
             top=TOP,
             ports=config.ports,
             port_bytes=config.port_bytes,
+            probe=gateware is None,
             trace=wave is not None,
             progress=progress,
         )
@@ -274,6 +275,17 @@ class RtlDevice(Device):
     def simulated_seconds(self) -> float:
         """Time that passed at the configuration's clock."""
         return self.cycles / (self.config.clock_mhz * 1e6)
+
+    def trace(self, on: bool) -> None:
+        """Record from now on, or no longer, the pairs that leave the epilogue.
+
+        Raises ToolError if the device runs other `gateware` than the core's.
+        """
+        self._simulation.probe(on)
+
+    def take_trace(self) -> NDArray[np.void]:
+        """The pairs recorded since they were last taken: an array of `verilated.TRANSFER`."""
+        return self._simulation.take_transfers()
 
     def inject_fault(self, port: int, fault: Response | Channel, **window: Unpack[_Window]) -> None:
         """Break the memory behind a port until `clear_faults`.

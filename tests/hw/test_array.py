@@ -12,7 +12,9 @@ BENCH = Path(__file__).with_name("bench_array.py")
 
 
 @pytest.mark.cocotb
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "name", ["sim-tiny", "sim-small", pytest.param("sim-large", marks=pytest.mark.slow)]
+)
 def test_array(name):
     config = CONFIGS[name]
     run_bench(Array(config=config), test_module=BENCH, config=config)

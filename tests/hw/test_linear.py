@@ -74,7 +74,9 @@ class LinearTop(wiring.Component):
 
 
 @pytest.mark.cocotb
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "name", ["sim-tiny", "sim-small", pytest.param("sim-large", marks=pytest.mark.slow)]
+)
 def test_linear(name):
     config = CONFIGS[name]
     run_bench(LinearTop(config=config), test_module=BENCH, config=config)

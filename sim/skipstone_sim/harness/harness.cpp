@@ -1,6 +1,7 @@
 // The core with its memories and a control master, behind a C interface; no callback per cycle.
 //
-// `pins.h` is generated for each configuration: PORTS, PORT_BYTES and BIND_PORTS(bind).
+// `pins.h` is generated for each configuration: PORTS, PORT_BYTES, PROBE (are there probe_* ports?) and
+// BIND_PORTS(bind).
 #include <memory>
 #include <string>
 #include <vector>
@@ -19,6 +20,11 @@ namespace {
 
 enum Status : int { INTERRUPT = 0, BUDGET = 1, FAILED = 2 };
 
+// A pair that left the epilogue.
+struct Transfer {
+    uint32_t kind, token, index, value[2];
+};
+
 constexpr unsigned CONTROL_CYCLES = 10000;  // a register access that takes longer has hung
 
 struct Simulation {
@@ -28,6 +34,8 @@ struct Simulation {
     std::vector<Port> ports;
     std::string message;
     uint64_t cycles = 0;
+    bool probing = false;
+    std::vector<Transfer> transfers;
 #if VM_TRACE
     std::unique_ptr<VerilatedFstC> trace;
     uint64_t trace_first = 0, trace_last = 0;
@@ -85,6 +93,7 @@ struct Simulation {
         dump(0);
         for (auto &port : ports) port.observe(cycles);
         control_settled();
+        if (probing) probe();
         top->clk = 1;
         top->eval();
         dump(5);
@@ -95,6 +104,14 @@ struct Simulation {
                 return false;
             }
         return true;
+    }
+
+    void probe() {
+#if PROBE
+        if (top->probe_valid)
+            transfers.push_back({top->probe_kind, top->probe_token, top->probe_index,
+                                 {uint32_t(top->probe_value), uint32_t(top->probe_value >> 32)}});
+#endif
     }
 
     // Handshakes of the control channels in the current cycle.
@@ -255,6 +272,21 @@ EXPORT void harness_clear_faults(void *handle) {
 
 EXPORT void harness_statistics(void *handle, unsigned port, PortStatistics *out) {
     *out = simulation(handle)->ports[port].statistics;
+}
+
+// Record what the probe shows, from now on or no longer; -1 if this build has none.
+EXPORT int harness_probe(void *handle, int on) {
+    simulation(handle)->probing = PROBE && on;
+    return PROBE ? 0 : -1;
+}
+
+EXPORT uint64_t harness_probe_count(void *handle) { return simulation(handle)->transfers.size(); }
+
+// Move the recorded transfers to `out`, which has room for all of them.
+EXPORT void harness_probe_take(void *handle, Transfer *out) {
+    auto &transfers = simulation(handle)->transfers;
+    std::memcpy(out, transfers.data(), transfers.size() * sizeof(Transfer));
+    transfers.clear();
 }
 
 // Record cycles first..last; -1 if this build cannot.
