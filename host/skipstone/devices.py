@@ -1,8 +1,8 @@
 """The device contract: what the engine needs of anything that can run an image.
 
-A device owns memory, counted in words of its core configuration, and runs one program at a time. The golden model, the
-simulated gateware and real boards implement it; nothing above it knows which one runs. Devices are
-found by name through the entry point group ``skipstone.devices``.
+A device owns memory, counted in words of its core configuration, and runs one program at a time.
+The golden model, the simulated gateware and real boards implement it; nothing above it knows which
+one runs. Devices are found by name through the entry point group ``skipstone.devices``.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class Device(ABC):
 
     @abstractmethod
     def allocate(self, words: int) -> None:
-        """Provide words 0 .. `words`-1, zeroed. Raises DeviceError or MemoryError if there is no room."""
+        """Provide words 0 .. `words`-1, zeroed. Raises DeviceError or MemoryError if there is no
+        room."""
 
     @abstractmethod
     def write(self, address: int, data: NDArray[np.uint8]) -> None:
@@ -86,7 +87,7 @@ class Device(ABC):
     def reset(self) -> None:
         """Bring the core back to idle; memory is kept."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027, most devices have nothing to release
         """Release everything."""
 
     def load(self, image: Image) -> None:

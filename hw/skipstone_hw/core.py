@@ -3,8 +3,9 @@
 from typing import Any
 
 from amaranth import Const, Module, Mux, ResetInserter, Signal
-from amaranth.lib import data, fifo, wiring
+from amaranth.lib import fifo, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
+
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.errors import CoreErrorCode
 
@@ -184,7 +185,9 @@ class Core(wiring.Component):
         for taker, mine in takers:
             m.d.comb += [
                 taker.valid.eq(words.valid & mine),
-                taker.payload.eq(words.payload if taker is self._reductions.load else words.payload.data),
+                taker.payload.eq(
+                    words.payload if taker is self._reductions.load else words.payload.data
+                ),
             ]
             with m.If(mine):
                 m.d.comb += words.ready.eq(taker.ready)
@@ -326,9 +329,7 @@ class Core(wiring.Component):
             self._logits.base.eq(s.logits.base),
             self._logits.row_words.eq(s.logits.row_words),
             self._logits.vocabulary.eq(s.logits.vocabulary),
-            self._logits.token.eq(
-                Mux(self._report.idle, s.count - 1, self._report.index)
-            ),
+            self._logits.token.eq(Mux(self._report.idle, s.count - 1, self._report.index)),
             self._report.argmax.eq(self._logits.argmax),
             s.argmax.eq(self._logits.argmax),
             writer.layer_base.eq(layer_base),
@@ -370,7 +371,9 @@ class Core(wiring.Component):
         router_words = self._reductions.load
         with m.If(s.router_load):
             m.d.sync += loading.eq(1)
-        with m.Elif(self._reset | (router_words.valid & router_words.ready & reader.words.payload.last)):
+        with m.Elif(
+            self._reset | (router_words.valid & router_words.ready & reader.words.payload.last)
+        ):
             m.d.sync += loading.eq(0)
         units = (
             self._embed, self._repass, self._linear, self._attend, self._kv_index, self._epilogue,
@@ -451,7 +454,10 @@ class Core(wiring.Component):
             with m.State("DONE"):
                 m.d.comb += control.done.eq(1)
                 m.next = "IDLE"
-        m.d.comb += [control.counters.eq(self._counters.values), self.interrupt.eq(control.interrupt)]
+        m.d.comb += [
+            control.counters.eq(self._counters.values),
+            self.interrupt.eq(control.interrupt),
+        ]
         connect(m, flipped(self.s_axi_control), control.s_axi_control)
 
     def _build_counters(self, m):

@@ -7,7 +7,7 @@ says in which layers it stored; walking the positions in order while counting ea
 gives every token's layer and rank without any stored address.
 """
 
-from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, Module, Mux, Shape, Signal, Value, unsigned
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
@@ -37,7 +37,8 @@ class KvGeometry(data.StructLayout):
 
 
 class WalkLayout(data.StructLayout):
-    """Read K (or V) of positions 0 .. `last`, as attention in `layer` sees them, of a head group."""
+    """Read K (or V) of positions 0 .. `last`, as attention in `layer` sees them, of a head
+    group."""
 
     def __init__(self, config: CoreConfig):
         super().__init__(
@@ -55,6 +56,21 @@ class RunLayout(data.StructLayout):
 
     def __init__(self):
         super().__init__({"slot": 6, "length": 7})
+
+
+class _PlacedRunLayout(data.StructLayout):
+    """`length` tokens at consecutive ranks of a layer's store, for one walk."""
+
+    def __init__(self, config: CoreConfig):
+        super().__init__(
+            {
+                "layer": range(config.max_layers),
+                "rank": _rank_shape(config),
+                "length": 7,
+                "values": 1,
+                "bank_offset": ADDRESS_BITS,
+            }
+        )
 
 
 class KvIndex(wiring.Component):
@@ -147,231 +163,241 @@ class KvIndex(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         c = self._config
-        layers = c.max_layers
-        rank_shape = unsigned(bits_for(c.max_context))
-
         m.submodules.bitmaps = bitmaps = memory.Memory(
-            shape=unsigned(layers), depth=c.max_context, init=[]
+            shape=unsigned(c.max_layers), depth=c.max_context, init=[]
         )
-        write, read = bitmaps.write_port(), bitmaps.read_port()
-        chunk = [Signal(layers, name=f"chunk_{n}") for n in range(c.max_chunk)]
-        counts = [Signal(rank_shape, name=f"count_{n}") for n in range(layers)]
-        continues_at = Signal(rank_shape)
-        coherent = Signal(init=1)
+        read = bitmaps.read_port()
+        chunk = [Signal(c.max_layers, name=f"chunk_{n}") for n in range(c.max_chunk)]
+        word_log2 = Signal(3)  # tokens per exponent word
+        m.d.comb += word_log2.eq(self.geometry.head_dim_log2 - 1)
 
-        # Stores of the running chunk.
-        stored = Signal(rank_shape)
-        m.d.comb += stored.eq(sum(self.commit_tokens[n] for n in range(c.max_chunk)))
-        with m.If(self.commit):
-            for layer in range(layers):
-                with m.If(self.commit_layer == layer):
-                    m.d.sync += counts[layer].eq(counts[layer] + stored)
+        runs = stream.Signature(_PlacedRunLayout(c)).create()
+        walking, emitting = Signal(), Signal()
+        self.build_chunk(m, chunk, read, bitmaps.write_port())
+        self.build_walk(m, chunk, read, walking, word_log2, runs)
+        self.build_commands(m, runs, emitting, word_log2)
+        m.d.comb += self.idle.eq(~walking & ~emitting & ~self.busy)
+        return m
+
+    def build_chunk(
+        self, m: Module, chunk: list[Signal], read: memory.ReadPort, write: memory.WritePort
+    ) -> None:
+        """Stores of the running chunk, and the two passes over the memory."""
+        c = self._config
+        layers = range(c.max_layers)
+        counts = [Signal(_rank_shape(c), name=f"count_{n}") for n in layers]
+        stores = Signal.like(self.count)
+        m.d.comb += stores.eq(sum(self.commit_tokens[n] for n in range(c.max_chunk)))
+        with m.If(self.commit), m.Switch(self.commit_layer):
+            for layer in layers:
+                with m.Case(layer):
+                    m.d.sync += counts[layer].eq(counts[layer] + stores)
                     m.d.sync += [
-                        chunk[n][layer].eq(chunk[n][layer] | self.commit_tokens[n])
-                        for n in range(c.max_chunk)
+                        bits[layer].eq(bits[layer] | self.commit_tokens[n])
+                        for n, bits in enumerate(chunk)
                     ]
         with m.Switch(self.rank_layer):
-            for layer in range(layers):
+            for layer in layers:
                 with m.Case(layer):
                     m.d.comb += self.rank_first.eq(counts[layer])
 
-        # Passes over the memory: recount at the start of a chunk, flush at its end.
-        cursor = Signal(rank_shape)
-        counted = Signal()  # the read port holds the bitmap of a position to count
-        walking = Signal()
-        flush_token = Signal(token_shape(c))
+        cursor = Signal(_rank_shape(c))
+        counted = Signal()  # the read port shows a bitmap to count
+        ended_at, ended = Signal(_rank_shape(c)), Signal(init=1)
         with m.FSM(name="passes"):
             with m.State("IDLE"):
                 m.d.sync += cursor.eq(0)
                 with m.If(self.begin):
                     m.d.sync += [bits.eq(0) for bits in chunk]
-                    m.d.sync += coherent.eq(0)
-                    with m.If((self.position != continues_at) | ~coherent):
+                    m.d.sync += ended.eq(0)
+                    with m.If(~ended | (self.position != ended_at)):
                         m.d.sync += [count.eq(0) for count in counts]
                         m.next = "RECOUNT"
                 with m.Elif(self.end):
                     m.next = "FLUSH"
             with m.State("RECOUNT"):
-                m.d.comb += self.busy.eq(1)
+                m.d.comb += [self.busy.eq(1), read.addr.eq(cursor)]
                 m.d.sync += counted.eq(cursor != self.position)
-                m.d.comb += read.addr.eq(cursor)
                 with m.If(cursor != self.position):
                     m.d.sync += cursor.eq(cursor + 1)
                 with m.If(counted):
-                    m.d.sync += [counts[n].eq(counts[n] + read.data[n]) for n in range(layers)]
+                    m.d.sync += [counts[n].eq(counts[n] + read.data[n]) for n in layers]
                 with m.Elif(cursor == self.position):
                     m.next = "IDLE"
             with m.State("FLUSH"):
-                m.d.comb += [self.busy.eq(1), write.en.eq(1), flush_token.eq(cursor)]
-                m.d.comb += write.addr.eq(self.position + cursor)
-                with m.Switch(flush_token):
-                    for n in range(c.max_chunk):
-                        with m.Case(n):
-                            m.d.comb += write.data.eq(chunk[n])
+                m.d.comb += [
+                    self.busy.eq(1),
+                    write.en.eq(1),
+                    write.addr.eq(self.position + cursor),
+                    write.data.eq(_pick(m, chunk, cursor)),
+                ]
                 m.d.sync += cursor.eq(cursor + 1)
                 with m.If(cursor + 1 == self.count):
-                    m.d.sync += [continues_at.eq(self.position + self.count), coherent.eq(1)]
+                    m.d.sync += [ended_at.eq(self.position + self.count), ended.eq(1)]
                     m.next = "IDLE"
 
-        word_log2 = Signal(3)  # tokens per exponent word
-        m.d.comb += word_log2.eq(self.geometry.head_dim_log2 - 1)
-        run, values, offset = self.build_walk(m, chunk, read, walking, word_log2)
-        emitting = self.build_commands(m, run, values, offset, word_log2)
-        m.d.comb += self.idle.eq(~walking & ~emitting & ~self.busy)
-        return m
-
-    def _elaborate_walk(self, m, chunk, read, walking):
-        """Positions → (layer, rank) → runs. Returns the run under emission and its handshake."""
+    def build_walk(
+        self,
+        m: Module,
+        chunk: list[Signal],
+        read: memory.ReadPort,
+        walking: Signal,
+        word_log2: Signal,
+        runs: stream.Interface,
+    ) -> None:
+        """Positions → layer and rank → runs."""
         c = self._config
-        layers = c.max_layers
-        rank_shape = unsigned(bits_for(c.max_context))
-        layer_shape = unsigned(bits_for(layers - 1))
-        ranks = [Signal(rank_shape, name=f"rank_{n}") for n in range(layers)]
-
+        layers = range(c.max_layers)
         walk = Signal(WalkLayout(c))
-        step = Signal()  # the pipeline advances
-        position = Signal(rank_shape)
+        position = Signal(_rank_shape(c))
         issuing = Signal()
-        # Stage 1: the bitmap read. Stage 2: layers up to the walk's. Stage 3: layer and rank.
-        valid1, valid2, valid3 = Signal(), Signal(), Signal()
-        last1, last2, last3 = Signal(), Signal(), Signal()
-        from_chunk1 = Signal()
-        bits1_chunk, bits2, bits3 = Signal(layers), Signal(layers), Signal(layers)
-        layer3 = Signal(layer_shape)
-
-        m.d.comb += self.walk.ready.eq(~walking)
+        ranks = [Signal(_rank_shape(c), name=f"rank_{n}") for n in layers]
+        step = Signal()  # the pipeline advances
+        m.d.comb += [self.walk.ready.eq(~walking), read.en.eq(step | ~walking)]
+        with m.If(walking):
+            m.d.comb += read.addr.eq(position)
         with m.If(self.walk.valid & self.walk.ready):
             m.d.sync += [walk.eq(self.walk.payload), position.eq(0), walking.eq(1), issuing.eq(1)]
             m.d.sync += [rank.eq(0) for rank in ranks]
 
-        slot = Signal(token_shape(c))
-        m.d.comb += slot.eq(position - self.position)
-        m.d.comb += read.en.eq(step | ~walking)
-        with m.If(walking):
-            m.d.comb += read.addr.eq(position)
+        # 1: the bitmap is read. 2: its layers up to the walk's. 3: the last of these.
+        valid1, valid2, valid3 = Signal(), Signal(), Signal()
+        last1, last2, last3 = Signal(), Signal(), Signal()
+        in_chunk1 = Signal()
+        bits1, bits2, bits3 = (Signal(c.max_layers, name=f"bits{n}") for n in (1, 2, 3))
+        layer3 = Signal(range(c.max_layers))
         with m.If(step):
-            m.d.sync += [valid1.eq(issuing), last1.eq(position == walk.last)]
-            m.d.sync += from_chunk1.eq(position >= self.position)
-            with m.Switch(slot):
-                for n in range(c.max_chunk):
-                    with m.Case(n):
-                        m.d.sync += bits1_chunk.eq(chunk[n])
+            m.d.sync += [
+                valid1.eq(issuing),
+                last1.eq(position == walk.last),
+                in_chunk1.eq(position >= self.position),
+                bits1.eq(_pick(m, chunk, (position - self.position)[: token_shape(c).width])),
+            ]
             with m.If(issuing):
                 m.d.sync += position.eq(position + 1)
                 with m.If(position == walk.last):
                     m.d.sync += issuing.eq(0)
 
-            visible = Cat(walk.layer >= n for n in range(layers))
-            m.d.sync += [valid2.eq(valid1), last2.eq(last1)]
-            m.d.sync += bits2.eq(Mux(from_chunk1, bits1_chunk, read.data) & visible)
+            visible = Cat(walk.layer >= n for n in layers)
+            m.d.sync += [
+                valid2.eq(valid1),
+                last2.eq(last1),
+                bits2.eq(Mux(in_chunk1, bits1, read.data) & visible),
+            ]
 
             m.d.sync += [valid3.eq(valid2), last3.eq(last2), bits3.eq(bits2)]
-            for n in range(layers):
+            for n in layers:
                 with m.If(bits2[n]):
                     m.d.sync += layer3.eq(n)
 
-        rank3 = Signal(rank_shape)
-        with m.Switch(layer3):
-            for n in range(layers):
-                with m.Case(n):
-                    m.d.comb += rank3.eq(ranks[n])
-
-        # Stage 4: merge into the current run, or hand the current run on and start another.
-        run = Signal(data.StructLayout({"layer": layer_shape, "rank": rank_shape, "length": 7}))
-        open_run, close_run = Signal(), Signal()
-        run_valid, run_ready = Signal(), Signal()
-        mask = Signal(6)  # tokens per exponent word - 1
-        m.d.comb += mask.eq((1 << (self.geometry.head_dim_log2 - 1).as_unsigned()[:3]) - 1)
-        extends = Signal()
-        m.d.comb += extends.eq(
-            open_run
-            & (layer3 == run.layer)
-            & (rank3 == run.rank + run.length)
-            & ((rank3 & mask) != 0)
-        )
-        breaks = Signal()
+        # 4: the run grows, or is handed on for another to begin.
+        run = runs.payload
+        rank3 = _pick(m, ranks, layer3)
+        growing, closing = Signal(), Signal()
+        extends, breaks = Signal(), Signal()
         m.d.comb += [
-            breaks.eq(valid3 & open_run & ~extends),
-            run_valid.eq(breaks | close_run),
-            step.eq(walking & ~close_run & (~breaks | run_ready)),
+            extends.eq(
+                growing
+                & (layer3 == run.layer)
+                & (rank3 == run.rank + run.length)
+                & ((rank3 & ((1 << word_log2) - 1)) != 0)
+            ),
+            breaks.eq(valid3 & growing & ~extends),
+            runs.valid.eq(breaks | closing),
+            step.eq(walking & ~closing & (~breaks | runs.ready)),
         ]
         with m.If(step & valid3):
-            for n in range(layers):
-                m.d.sync += ranks[n].eq(ranks[n] + bits3[n])
+            m.d.sync += [rank.eq(rank + bits3[n]) for n, rank in enumerate(ranks)]
+            m.d.sync += growing.eq(1)
             with m.If(extends):
                 m.d.sync += run.length.eq(run.length + 1)
             with m.Else():
-                m.d.sync += [run.layer.eq(layer3), run.rank.eq(rank3), run.length.eq(1)]
-            m.d.sync += open_run.eq(1)
+                m.d.sync += [
+                    run.layer.eq(layer3),
+                    run.rank.eq(rank3),
+                    run.length.eq(1),
+                    run.values.eq(walk.values),
+                    run.bank_offset.eq(walk.bank_offset),
+                ]
             with m.If(last3):
-                m.d.sync += [close_run.eq(1), valid1.eq(0), valid2.eq(0), valid3.eq(0)]
-        with m.If(close_run & run_ready):
-            m.d.sync += [close_run.eq(0), open_run.eq(0), walking.eq(0)]
-        return run, mask, walk, run_valid, run_ready
+                m.d.sync += [closing.eq(1), valid1.eq(0), valid2.eq(0), valid3.eq(0)]
+        with m.If(closing & runs.ready):
+            m.d.sync += [closing.eq(0), growing.eq(0), walking.eq(0)]
 
-    def _elaborate_commands(self, m, runs_in):
-        """A run → its read commands: exponent word and K words, or V words. Returns "busy"."""
-        run, mask, walk, run_valid, run_ready = runs_in
+    def build_commands(
+        self, m: Module, runs: stream.Interface, emitting: Signal, word_log2: Signal
+    ) -> None:
+        """A run → its description and reads: exponent word and K words, or V words."""
         g = self.geometry
-        # Stage A: the layer's bank. Stage B: commands out, exponents before keys.
-        full_a, full_b, second = Signal(), Signal(), Signal()
-        held = Signal.like(run)
-        bank_a, offset_a = Signal(ADDRESS_BITS), Signal(ADDRESS_BITS)
-        values_a, values_b = Signal(), Signal()
-        exponents_b, data_b = Signal(ADDRESS_BITS), Signal(ADDRESS_BITS)
-        length_b, slot_b = Signal(7), Signal(6)
-        run_sent = Signal()
-        take_a, take_b = Signal(), Signal()
-
-        finished = Signal()
-        m.d.comb += [take_b.eq(full_a & (~full_b | finished)), run_ready.eq(~full_a | take_b)]
-        with m.If(run_valid & run_ready):
+        # A: the layer's bank. B: the addresses, which leave one after the other.
+        full_a, full_b = Signal(), Signal()
+        take_b, finished = Signal(), Signal()
+        run = Signal.like(runs.payload)
+        layer_bank = Signal(ADDRESS_BITS)
+        m.d.comb += [
+            emitting.eq(full_a | full_b),
+            runs.ready.eq(~full_a | take_b),
+            take_b.eq(full_a & (~full_b | finished)),
+        ]
+        with m.If(runs.valid & runs.ready):
             m.d.sync += [
                 full_a.eq(1),
-                held.eq(run),
-                values_a.eq(walk.values),
-                bank_a.eq(g.base + run.layer * g.layer_words),
-                offset_a.eq(walk.bank_offset),
+                run.eq(runs.payload),
+                layer_bank.eq(g.base + runs.payload.layer * g.layer_words),
             ]
         with m.Elif(take_b):
             m.d.sync += full_a.eq(0)
 
         bank = Signal(ADDRESS_BITS)
-        m.d.comb += bank.eq(bank_a + offset_a)
+        values, length, slot = Signal(), Signal.like(run.length), Signal(6)
+        exponent_address, data_address = Signal(ADDRESS_BITS), Signal(ADDRESS_BITS)
+        told, exponents_read = Signal(), Signal()
+        m.d.comb += bank.eq(layer_bank + run.bank_offset)
         with m.If(take_b):
             m.d.sync += [
                 full_b.eq(1),
-                second.eq(0),
-                run_sent.eq(0),
-                values_b.eq(values_a),
-                length_b.eq(held.length),
-                slot_b.eq(held.rank & mask),
-                data_b.eq(bank + held.rank + Mux(values_a, g.capacity, 0)),
-                exponents_b.eq(
-                    bank + (g.capacity << 1) + (held.rank >> (g.head_dim_log2 - 1).as_unsigned()[:3])
-                ),
+                told.eq(0),
+                exponents_read.eq(0),
+                values.eq(run.values),
+                length.eq(run.length),
+                slot.eq(run.rank & ((1 << word_log2) - 1)),
+                data_address.eq(bank + run.rank + Mux(run.values, g.capacity, 0)),
+                exponent_address.eq(bank + (g.capacity << 1) + (run.rank >> word_log2)),
             ]
         with m.Elif(finished):
             m.d.sync += full_b.eq(0)
 
-        # The run's description leaves no later than the command for its exponent word.
-        out = self.commands
-        exponent_turn, run_done, sent = Signal(), Signal(), Signal()
+        out, described = self.commands, self.runs
+        exponents_next, sent = Signal(), Signal()
         m.d.comb += [
-            exponent_turn.eq(~values_b & ~second),
-            self.runs.valid.eq(full_b & exponent_turn & ~run_sent),
-            self.runs.payload.slot.eq(slot_b),
-            self.runs.payload.length.eq(length_b),
-            run_done.eq(run_sent | self.runs.ready),
-            out.valid.eq(full_b & (~exponent_turn | run_done)),
+            exponents_next.eq(~values & ~exponents_read),
+            described.valid.eq(full_b & exponents_next & ~told),
+            described.payload.slot.eq(slot),
+            described.payload.length.eq(length),
+            out.valid.eq(full_b & (~exponents_next | told | described.ready)),
             out.payload.kind.eq(ReadKind.KV),
-            out.payload.address.eq(Mux(exponent_turn, exponents_b, data_b)),
-            out.payload.words.eq(Mux(exponent_turn, 1, length_b)),
+            out.payload.address.eq(Mux(exponents_next, exponent_address, data_address)),
+            out.payload.words.eq(Mux(exponents_next, 1, length)),
             sent.eq(out.valid & out.ready),
-            finished.eq(sent & ~exponent_turn),
+            finished.eq(sent & ~exponents_next),
         ]
-        with m.If(self.runs.valid & self.runs.ready):
-            m.d.sync += run_sent.eq(1)
-        with m.If(sent & exponent_turn):
-            m.d.sync += second.eq(1)
-        return full_a | full_b
+        with m.If(full_b & exponents_next):
+            with m.If(described.ready):
+                m.d.sync += told.eq(1)
+            with m.If(sent):
+                m.d.sync += exponents_read.eq(1)
+
+
+def _rank_shape(config: CoreConfig) -> Shape:
+    """A position, a rank, or their number."""
+    return unsigned(bits_for(config.max_context))
+
+
+def _pick(m: Module, values: list[Signal], index: Value) -> Signal:
+    """``values[index]``."""
+    picked = Signal.like(values[0], name="picked", init=0)
+    with m.Switch(index):
+        for n, value in enumerate(values):
+            with m.Case(n):
+                m.d.comb += picked.eq(value)
+    return picked

@@ -8,6 +8,7 @@ from amaranth.hdl import Shape, signed, unsigned
 from amaranth.lib import data, enum, wiring
 from amaranth.lib.wiring import Out
 from amaranth.utils import bits_for
+
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.formats import ACTIVATION_BITS
 
@@ -116,8 +117,8 @@ class PairLayout(data.StructLayout):
 class FloatPairLayout(data.StructLayout):
     """Two neighbouring binary32 elements of one token's vector.
 
-    `index` counts pairs from the start of the vector that is written: for SWIGLU, whose input pairs each
-    give one element, it is half of the input's.
+    `index` counts pairs from the start of the vector that is written: for SWIGLU, whose input pairs
+    each give one element, it is half of the input's.
     """
 
     def __init__(self, config: CoreConfig):
@@ -151,7 +152,8 @@ class ProbeSignature(wiring.Signature):
 class MantissaPairLayout(data.StructLayout):
     """Two neighbouring mantissas of a block floating point group.
 
-    A group's pairs follow each other without other groups' between them; `last` marks its last pair.
+    A group's pairs follow each other without other groups' between them; `last` marks its last
+    pair.
     """
 
     def __init__(self, config: CoreConfig):

@@ -1,15 +1,16 @@
 """The sequencer: walks the program, predicates it, and keeps the reader ahead of the array.
 
-Each instruction goes through the same steps: fetched and checked, its tokens selected (none: skipped, and
-nothing of it is read), its reads handed to the stream reader, then, behind its barrier if it has
-one, issued to its unit. Reads are requested before the barrier, so that the next matrix streams in
-while the previous unit still drains (decoupled access and execute; Smith, ISCA 1982).
+Each instruction goes through the same steps: fetched and checked, its tokens selected (none:
+skipped, and nothing of it is read), its reads handed to the stream reader, then, behind its barrier
+if it has one, issued to its unit. Reads are requested before the barrier, so that the next matrix
+streams in while the previous unit still drains (decoupled access and execute; Smith, ISCA 1982).
 """
 
 from amaranth import Module, Mux, Signal, unsigned
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, exact_log2
+
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.errors import CoreErrorCode
 from skipstone.spec.isa import Epilogue, Flag, Opcode, Select
@@ -26,7 +27,7 @@ from .program import InstructionLayout, flag
 __all__ = ["GeometryLayout", "LogitsLayout", "Sequencer", "WordTarget"]
 
 
-class WordTarget(enum.Enum, shape=unsigned(2)):
+class WordTarget(enum.Enum, shape=unsigned(2)):  # type: ignore[call-arg]
     """Who takes words that are neither weights nor KV."""
 
     PROGRAM = 0
@@ -61,7 +62,8 @@ class LogitsLayout(data.StructLayout):
 class Sequencer(wiring.Component):
     """Program walker.
 
-    `BARRIER_CYCLES` consecutive quiet cycles pass a barrier, which covers the registers between units.
+    `BARRIER_CYCLES` consecutive quiet cycles pass a barrier, which covers the registers between
+    units.
 
     Members
     -------
@@ -166,7 +168,9 @@ class Sequencer(wiring.Component):
 
         selected = self._select(m, p)
         select = Signal(c.max_chunk)  # of the current instruction
-        unread = Signal(range(-c.lanes, c.max_chunk + 1))  # tokens whose weights are yet to be requested
+        unread = Signal(
+            range(-c.lanes, c.max_chunk + 1)
+        )  # tokens whose weights are yet to be requested
         words = self._matrix_words(m)
 
         # Barriers.
@@ -214,44 +218,41 @@ class Sequencer(wiring.Component):
             m.next = "FETCH"
 
         with m.FSM():
-            with m.State("IDLE"):
-                with m.If(self.start):
-                    m.d.sync += [
-                        p.eq(self.parameters),
-                        self.pc.eq(0),
-                        self.position.eq(self.parameters.position),
-                        self.count.eq(self.parameters.chunk_tokens),
-                        steps.eq(self.parameters.steps),
-                        self.fed_back.eq(0),
-                        self.tokens_done.eq(0),
-                        stored.eq(0),
-                        self.target.eq(WordTarget.PROGRAM),
-                    ]
-                    m.next = "LOAD"
+            with m.State("IDLE"), m.If(self.start):
+                m.d.sync += [
+                    p.eq(self.parameters),
+                    self.pc.eq(0),
+                    self.position.eq(self.parameters.position),
+                    self.count.eq(self.parameters.chunk_tokens),
+                    steps.eq(self.parameters.steps),
+                    self.fed_back.eq(0),
+                    self.tokens_done.eq(0),
+                    stored.eq(0),
+                    self.target.eq(WordTarget.PROGRAM),
+                ]
+                m.next = "LOAD"
             with m.State("LOAD"):
                 m.d.comb += self.program_load.eq(1)
                 m.next = "LOADING"
                 with m.If((p.program_length > c.max_program) | (p.program_length == 0)):
                     m.d.comb += self.program_load.eq(0)
                     fail(CoreErrorCode.BAD_OPCODE)
-            with m.State("LOADING"):
-                with m.If(self.program_loaded):
-                    m.next = "FETCH"
+            with m.State("LOADING"), m.If(self.program_loaded):
+                m.next = "FETCH"
             with m.State("FETCH"):
                 m.d.comb += self.program_fetch.eq(1)
                 m.next = "CHECK"
                 with m.If(self.pc >= p.program_length):
                     m.d.comb += self.program_fetch.eq(0)
                     fail(CoreErrorCode.BAD_OPCODE)
-            with m.State("CHECK"):
-                with m.If(self.instruction_ready):
-                    m.d.sync += select.eq(selected)
-                    m.d.sync += unread.eq(sum(selected[n] for n in range(c.max_chunk)))
-                    m.next = "SELECT"
-                    with m.If(~self.crc_ok):
-                        fail(CoreErrorCode.PROGRAM_CRC)
-                    with m.Elif(~self.well_formed):
-                        fail(CoreErrorCode.BAD_OPCODE)
+            with m.State("CHECK"), m.If(self.instruction_ready):
+                m.d.sync += select.eq(selected)
+                m.d.sync += unread.eq(sum(selected[n] for n in range(c.max_chunk)))
+                m.next = "SELECT"
+                with m.If(~self.crc_ok):
+                    fail(CoreErrorCode.PROGRAM_CRC)
+                with m.Elif(~self.well_formed):
+                    fail(CoreErrorCode.BAD_OPCODE)
             with m.State("SELECT"):  # the product of the matrix' dimensions settles
                 by_token = (i.opcode == Opcode.LINEAR) | (i.opcode == Opcode.ATTEND)
                 m.next = "READ"
@@ -297,19 +298,17 @@ class Sequencer(wiring.Component):
                 ):
                     m.d.comb += self.begin.eq(0)
                     fail(CoreErrorCode.KV_OVERFLOW)
-            with m.State("BEGINNING"):
-                with m.If(~self.begin & ~self.index_busy):
-                    m.d.comb += self.embed.eq(1)
-                    m.d.sync += self.target.eq(WordTarget.EMBED)
+            with m.State("BEGINNING"), m.If(~self.begin & ~self.index_busy):
+                m.d.comb += self.embed.eq(1)
+                m.d.sync += self.target.eq(WordTarget.EMBED)
+                retire()
+            with m.State("ROUTE"), m.If(passed):
+                with m.If(unwritten.any()):
+                    m.d.comb += self.repass.eq(1)
+                    m.d.sync += calm.eq(0)
+                with m.Else():
+                    m.d.comb += self.route.eq(1)
                     retire()
-            with m.State("ROUTE"):
-                with m.If(passed):
-                    with m.If(unwritten.any()):
-                        m.d.comb += self.repass.eq(1)
-                        m.d.sync += calm.eq(0)
-                    with m.Else():
-                        m.d.comb += self.route.eq(1)
-                        retire()
             with m.State("REPORT"):
                 m.d.comb += self.waiting.eq(~passed)
                 with m.If(passed):

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
 from skipstone.devices import Device, Run, RunResult
 from skipstone.spec import fp32, tables
 from skipstone.spec.config import CoreConfig
@@ -98,8 +99,8 @@ def _shift_right(x: Int, by: Int) -> Int:
 def linear(v: Vectors, tiles: Tiles, matrix_exponent: int) -> tuple[Int, Int]:
     """Accumulators (n, outputs) and their exponents (n,) of W·v.
 
-    Each group's dot product is exact; times the scale's mantissa, it is shifted down to the reference
-    exponent max(activation) + max(matrix), with LINEAR_GUARD_BITS bits kept below it.
+    Each group's dot product is exact; times the scale's mantissa, it is shifted down to the
+    reference exponent max(activation) + max(matrix), with LINEAR_GUARD_BITS bits kept below it.
     """
     groups, size, _ = tiles.weights.shape
     blocks = v.mantissa.reshape(-1, groups, size).transpose(1, 0, 2).astype(np.float64)
@@ -240,8 +241,8 @@ class GoldenDevice(Device):
     ----------
     config : CoreConfig
     observer : callable, optional
-        Called after each instruction with (step, pc, instruction, tensors): the tensors it wrote, by
-        name. What `verify` compares.
+        Called after each instruction with (step, pc, instruction, tensors): the tensors it wrote,
+        by name. What `verify` compares.
     """
 
     name = "golden"
@@ -572,9 +573,11 @@ class GoldenDevice(Device):
         stored = self._versions[:total, : i.layer + 1]
         # The version of each token: the last layer, up to this one, that stored it; its rank there.
         layer = i.layer - np.argmax(stored[:, ::-1], axis=1)
-        rank = (np.cumsum(stored, axis=0) - stored)[np.arange(total), layer]
+        rank: Int = (np.cumsum(stored, axis=0) - stored)[np.arange(total), layer]
         pieces = [self._gather(kv, layer, rank, g, pc) for g in range(kv.head_groups)]
-        k, ek, v, ev = (np.concatenate(p, axis=1)[:, : kv.kv_heads] for p in zip(*pieces, strict=True))
+        k, ek, v, ev = (
+            np.concatenate(p, axis=1)[:, : kv.kv_heads] for p in zip(*pieces, strict=True)
+        )
         visible = np.arange(total)[None] <= (chunk.position + tokens)[:, None]
         y = attend(query, k, ek, v, ev, visible)
         chunk.activation = self._place(chunk.count, tokens, y, self.config.group)
@@ -627,4 +630,3 @@ class GoldenDevice(Device):
         at = base + chunk.position * RECORD_BYTES
         last = -(-(at + records.nbytes) // self.config.word_bytes)
         self._words(0, last, pc).reshape(-1)[at : at + records.nbytes] = records.view(np.uint8)
-

@@ -74,7 +74,12 @@ class Lockstep:
             device.write(self.image.sections[section].address, raw)
 
     def kick(
-        self, records: NDArray[np.void], *, position: int = 0, timeout_s: float = 120, **changes: int
+        self,
+        records: NDArray[np.void],
+        *,
+        position: int = 0,
+        timeout_s: float = 120,
+        **changes: int,
     ) -> RunResult:
         """Run the image's program on this chunk and compare; `changes` replace fields of the run.
 

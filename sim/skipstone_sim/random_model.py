@@ -1,8 +1,8 @@
 """Quantized models of any shape, filled at random: what programs are tested with.
 
 Nothing is trained, so the text they make means nothing; but magnitudes are those of a real
-transformer, the residual stream neither dies nor overflows, and routers skip about as often as asked.
-Scales and embeddings include zeros and subnormals.
+transformer, the residual stream neither dies nor overflows, and routers skip about as often as
+asked. Scales and embeddings include zeros and subnormals.
 """
 
 from __future__ import annotations
@@ -86,9 +86,7 @@ def random_model(
     )
 
 
-def _with_rare_values(
-    x: NDArray[np.float16], rng: np.random.Generator
-) -> NDArray[np.float16]:
+def _with_rare_values(x: NDArray[np.float16], rng: np.random.Generator) -> NDArray[np.float16]:
     draw = rng.random(x.shape)
     x = np.where(draw < _RARE, np.float16(0), x)
     return np.where((draw >= _RARE) & (draw < 2 * _RARE), _SUBNORMAL, x)

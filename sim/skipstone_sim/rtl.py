@@ -54,7 +54,7 @@ _BATCH_S = 0.05
 
 
 def core_verilog(config: CoreConfig, *, progress: Callable[[str], None] | None = None) -> str:
-    """Verilog of the core with its probe, emitted once per configuration and version of the gateware's sources."""
+    """Verilog of the core, with its probe; emitted once per configuration and gateware sources."""
     folders = [Path(package.__path__[0]) for package in (skipstone_hw, skipstone.spec)]
     files = sorted(path for folder in folders for path in folder.rglob("*.py"))
     sources = [part for path in files for part in (path.name, path.read_text())]

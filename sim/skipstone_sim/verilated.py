@@ -32,6 +32,7 @@ from .compiled import (
 )
 
 __all__ = [
+    "TRANSFER",
     "Channel",
     "MemoryModel",
     "PortStatistics",
@@ -39,7 +40,6 @@ __all__ = [
     "Response",
     "Simulation",
     "Status",
-    "TRANSFER",
     "build_library",
 ]
 
@@ -169,8 +169,8 @@ def build_library(
 ) -> Path:
     """Build the simulation of module `top`, or find it in the cache; the shared library.
 
-    The module has the ports ``clk``, ``rst``, ``interrupt``, ``s_axi_control_*``, ``m_axi_NN_*``, and
-    with `probe` ``probe_*``.
+    The module has the ports ``clk``, ``rst``, ``interrupt``, ``s_axi_control_*``, ``m_axi_NN_*``,
+    and ``probe_*`` if `probe` is set.
     `progress` receives a line for each step. Raises ToolError.
     """
     say = progress or (lambda line: None)

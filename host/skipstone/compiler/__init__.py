@@ -1,7 +1,7 @@
 """From a quantized model to a memory image, in named steps.
 
-check → pack → place → program → assemble; each is a function of this package and can be called and inspected on
-its own.
+check → pack → place → program → assemble; each is a function of this package and can be called and
+inspected on its own.
 """
 
 from .compile import compile_model

@@ -86,7 +86,8 @@ def compile_model(
 ) -> Image:
     """The memory image of `model` for core `config`.
 
-    `kv_capacity` is the longest sequence in tokens (default: the smaller of the model's and the core's limit).
+    `kv_capacity` is the longest sequence in tokens (default: the smaller of the model's and the
+    core's limit).
 
     Raises ConfigError if the model does not fit the core.
     """

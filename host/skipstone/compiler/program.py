@@ -91,9 +91,7 @@ def _layer(
         flags=barrier,
         source=Source.ACTIVATION,
     )
-    yield _linear(
-        matrix("gate_up"), Epilogue.SWIGLU, layer=layer, select=mlp, flags=barrier | norm
-    )
+    yield _linear(matrix("gate_up"), Epilogue.SWIGLU, layer=layer, select=mlp, flags=barrier | norm)
     yield _linear(
         matrix("down"),
         Epilogue.RESIDUAL,

@@ -30,13 +30,15 @@ class CoreConfig:
     Parameters
     ----------
     rows, columns, lanes
-        Shape of the PE array: reduction elements per cycle, output columns, tokens sharing a weight.
+        Shape of the PE array: reduction elements per cycle, output columns, tokens sharing a
+        weight.
     ports, port_bits
         AXI4 ports; `ports * port_bits == 4 * rows * columns`.
     group
         Elements along the reduction that share an exponent (activations) or a scale (weights).
     max_hidden, max_ffn, max_query
-        Largest model dimensions the buffers hold: residual stream, FFN inner, query heads · head_dim.
+        Largest model dimensions the buffers hold: residual stream, FFN inner, query heads ·
+        head_dim.
     max_context, max_chunk, max_layers
         Largest sequence, prefill chunk (tokens), and layer count (at most 64).
     max_program

@@ -43,7 +43,8 @@ def mul(a: ArrayLike, b: ArrayLike) -> Float32:
 
 
 def add(a: ArrayLike, b: ArrayLike) -> Float32:
-    """a + b. A subnormal sum of normal numbers is exact, so flushing after the addition is enough."""
+    """a + b. A subnormal sum of normal numbers is exact, so flushing after the addition is
+    enough."""
     with np.errstate(over="ignore"):
         total = np.asarray(a, np.float32) + np.asarray(b, np.float32)
     total = np.where(np.abs(total) < np.float32(SMALLEST), np.float32(0), total)

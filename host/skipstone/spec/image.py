@@ -4,10 +4,11 @@ Layout (little endian)::
 
     magic "SKIPSTON" · u32 format version · u32 header length n · n bytes of JSON · sections
 
-The JSON header names the core configuration (with its 64-bit hash), the model's shape, and each section's name,
-word address, byte length in file and SHA-256. Section data follow at the 4096-byte boundary after the header, each aligned to
-4096 bytes. A section without file bytes (length 0) only reserves memory. Addresses count
-memory words of the configuration; the device stripes words over the ports.
+The JSON header names the core configuration (with its 64-bit hash), the model's shape, and each
+section's name, word address, byte length in file and SHA-256. Section data follow at the 4096-byte
+boundary after the header, each aligned to 4096 bytes. A section without file bytes (length 0) only
+reserves memory. Addresses count memory words of the configuration; the device stripes words over
+the ports.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ class Image:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file, whole or not at all."""
         path = Path(path)
-        entries, offset = [], 0
+        entries: list[dict[str, Any]] = []
+        offset = 0
         for s in self.sections.values():
             entries.append(
                 {
@@ -165,10 +167,9 @@ class Image:
                     f"{path}: section {name!r} ends at byte {start + offset + count}, "
                     f"but the file has {size}"
                 )
+            data: NDArray[np.uint8] = np.zeros(0, np.uint8)
             if count:
                 data = np.memmap(path, np.uint8, "r", start + offset, (count,))
-            else:
-                data = np.zeros(0, np.uint8)
             if verify and hashlib.sha256(data.tobytes()).hexdigest() != digest:
                 raise ImageError(f"{path}: section {name!r} is corrupted (SHA-256 differs)")
             sections[name] = Section(name, address, words, data)

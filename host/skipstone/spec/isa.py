@@ -1,8 +1,9 @@
 """The instruction set: ten coarse instructions of 256 bits.
 
 An instruction is eight little-endian 32-bit words. Word 0 names the operation, the tokens it is
-for and how it is ordered; words 1-6 are its operands; word 7 is a CRC-32 of words 0-6. Lengths and positions
-never appear: they come from registers, so one program serves every prompt and every position.
+for and how it is ordered; words 1-6 are its operands; word 7 is a CRC-32 of words 0-6. Lengths and
+positions never appear: they come from registers, so one program serves every prompt and every
+position.
 
 ======= ============================================================================
 word 0  opcode 7:0 · epilogue 11:8 · select 15:12 · flags 23:16 · layer 31:24
@@ -61,19 +62,20 @@ class Opcode(IntEnum):
     ROUTER = 3
     """Load the two router vectors of `layer` from `address` into the router buffer."""
     EMBED = 4
-    """For each token of the chunk: token record (from the input region at `address`) → embedding row
-    → residual stream, and the RoPE row of its position → RoPE buffer."""
+    """For each token of the chunk: token record (from the input region at `address`) → embedding
+    row → residual stream, and the RoPE row of its position → RoPE buffer."""
     ROUTE = 5
     """Fix both decisions of `layer` for each token of the chunk. A token whose residual was not
     written since the router buffer was loaded is passed over the router vectors first."""
     LINEAR = 6
-    """y = W·v for the selected tokens, `groups` × `blocks` tiles at `address`, `exponent` the largest scale
-    exponent of the matrix, then the epilogue."""
+    """y = W·v for the selected tokens, `groups` × `blocks` tiles at `address`, `exponent` the
+    largest scale exponent of the matrix, then the epilogue."""
     ATTEND = 7
     """Attention of the selected tokens in `layer`: queries → second activation buffer."""
     NEXT = 8
-    """Write the output record of each token of the chunk. If steps remain and the last token's argmax is not EOS: the
-    argmax becomes the chunk, the position advances, and execution continues at instruction a."""
+    """Write the output record of each token of the chunk. If steps remain and the last token's
+    argmax is not EOS: the argmax becomes the chunk, the position advances, and execution continues
+    at instruction a."""
 
 
 @unique

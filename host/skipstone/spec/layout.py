@@ -1,8 +1,8 @@
 """Where every number lies in memory words: packing and unpacking, once for all engines.
 
 A matrix is streamed in exactly the order the array consumes it: for each block of C columns, for
-each run of R/4 groups, one word of FP16 scales (group i of the run, column c at bit 16·(i·C + c)) and
-then G/R weight words per group, nibble c·R + r holding the weight of column c and row r.
+each run of R/4 groups, one word of FP16 scales (group i of the run, column c at bit 16·(i·C + c))
+and then G/R weight words per group, nibble c·R + r holding the weight of column c and row r.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def pack_matrix(
     padded = np.zeros((blocks, c.columns, len(scale_at) * c.groups_per_scale_word), np.uint16)
     padded[:, :, :groups] = s.reshape(blocks, c.columns, groups)
     runs = padded.reshape(blocks, c.columns, len(scale_at), -1).transpose(0, 2, 3, 1)
-    words[:, scale_at] = np.ascontiguousarray(runs).view(np.uint8).reshape(
-        blocks, len(scale_at), c.word_bytes
+    words[:, scale_at] = (
+        np.ascontiguousarray(runs).view(np.uint8).reshape(blocks, len(scale_at), c.word_bytes)
     )
     return words.reshape(-1, c.word_bytes)
 
@@ -169,9 +169,9 @@ def logits_row_words(config: CoreConfig, blocks: int) -> int:
 class KvLayout:
     """Addresses of the packed KV store.
 
-    The KV heads that share a word form a head group. Each (layer, head group) owns a bank: `capacity`
-    K words by rank, as many V words, then the exponents, head_dim/2 tokens to a word, 2 · heads bytes
-    each: the K exponents of the group's heads, then their V exponents.
+    The KV heads that share a word form a head group. Each (layer, head group) owns a bank:
+    `capacity` K words by rank, as many V words, then the exponents, head_dim/2 tokens to a word, 2
+    · heads bytes each: the K exponents of the group's heads, then their V exponents.
     """
 
     base: int

@@ -1,7 +1,7 @@
 """The AXI4-Lite register map, in the `ap_ctrl_hs` convention of Vitis kernels (UG1393, UG1399).
 
-One table; drivers, gateware, metadata and headers are all made from it. Every register is 32 bits wide;
-64-bit quantities are two registers, low half first.
+One table; drivers, gateware, metadata and headers are all made from it. Every register is 32 bits
+wide; 64-bit quantities are two registers, low half first.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from enum import IntFlag
 __all__ = [
     "BY_NAME",
     "COUNTERS",
-    "Control",
-    "Mode",
     "PORT_BASE",
     "REGISTERS",
     "REGISTER_SPACE_BYTES",
-    "Register",
     "VERSION",
+    "Control",
+    "Mode",
+    "Register",
     "counter_offset",
 ]
 
@@ -48,7 +48,8 @@ class Mode(IntFlag):
 
 @dataclass(frozen=True)
 class Register:
-    """A 32-bit register: byte offset, host access ("rw", "ro", "w1" self-clearing/toggle), one line."""
+    """A 32-bit register: byte offset, host access ("rw", "ro", "w1" self-clearing/toggle), one
+    line."""
 
     name: str
     offset: int
@@ -69,7 +70,7 @@ _FIXED = [
     ("EOS_TOKEN", 0x38, "rw", "token id that ends greedy steps; 0xFFFFFFFF for none"),
     ("MODE", 0x40, "rw", "bit 0 write logits, bit 1 logits of every token of the chunk"),
     ("MEMORY_WORDS", 0x48, "rw", "words of memory the core may address"),
-    ("WATCHDOG_CYCLES", 0x50, "rw", "cycles without progress before the core gives up; 0 for never"),
+    ("WATCHDOG_CYCLES", 0x50, "rw", "cycles without progress until the core gives up; 0: never"),
     ("ERROR_CODE", 0x80, "ro", "why the last run stopped; 0 is success"),
     ("ERROR_PC", 0x84, "ro", "instruction that was executing when the error happened"),
     ("TOKENS_DONE", 0x88, "ro", "tokens whose output record was written in the last run"),

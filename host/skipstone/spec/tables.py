@@ -5,8 +5,9 @@ for a fraction of `INPUT_BITS` bits, split into a segment index and an offset,
 
     y = bases[segment] + (slopes[segment] · offset >> OFFSET_BITS)
 
-with y in [0, 2^16] standing for the result 1 + y·2^-16. Segment end points sit on the curve, shifted by half of the
-chord's worst deviation, so the error is balanced. Relative error of each function ≤ 2^-14.
+with y in [0, 2^16] standing for the result 1 + y·2^-16. Segment end points sit on the curve,
+shifted by half of the chord's worst deviation, so the error is balanced. Relative error of each
+function ≤ 2^-14.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ Int = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class InterpolatedTable:
-    """Piecewise linear y over `pieces` unit intervals of the fraction, 2^SEGMENT_BITS segments each.
+    """Piecewise linear y over `pieces` unit intervals of the fraction, 2^SEGMENT_BITS segments
+    each.
 
     `curve(piece, f)` gives the real y/2^OUTPUT_BITS for piece index and f in [0, 1].
     """

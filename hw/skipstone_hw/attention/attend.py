@@ -1,4 +1,5 @@
-"""ATTEND: for each selected token and head group, keys past the array, then values, then the result.
+"""ATTEND: for each selected token and head group, keys past the array, then values, then the
+result.
 
 Nothing is held of K and V but the word at hand: K words become scores, V words meet their token's
 probability. Reads are requested by a front end that runs ahead of the computation as far as the
@@ -9,6 +10,7 @@ from amaranth import Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, exact_log2
+
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.formats import ACTIVATION_BITS
 
@@ -45,8 +47,9 @@ def lowest_bit(m, mask, name):
 class Attend(wiring.Component):
     """The attention unit.
 
-    Per (token, head group): C/2 cycles to load the queries, one cycle per K word, two per V word, the
-    pipelines' latency twice, and one cycle per output pair. Query head i of each KV head sits in lane i.
+    Per (token, head group): C/2 cycles to load the queries, one cycle per K word, two per V word,
+    the pipelines' latency twice, and one cycle per output pair. Query head i of each KV head sits
+    in lane i.
 
     Members
     -------
@@ -129,9 +132,7 @@ class Attend(wiring.Component):
         heads_log2 = Signal(range(word_log2))
         m.d.comb += [
             heads_log2.eq(word_log2 - g.head_dim_log2),
-            group_heads.eq(
-                Mux(heads_left < (1 << heads_log2), heads_left, 1 << heads_log2)
-            ),
+            group_heads.eq(Mux(heads_left < (1 << heads_log2), heads_left, 1 << heads_log2)),
             self.array_lanes.eq((1 << self.query_heads) - 1),
             mix.lane_enable.eq(self.array_lanes),
             mix.products.eq(self.products),
@@ -349,7 +350,9 @@ class Attend(wiring.Component):
         """K and V exponents of the token at `slot` of an exponent word."""
         c = self._config
         with m.Switch(self.geometry.head_dim_log2):
-            for log2 in range(HEAD_DIM_LOG2_MIN, min(HEAD_DIM_LOG2_MAX, exact_log2(c.word_bytes)) + 1):
+            for log2 in range(
+                HEAD_DIM_LOG2_MIN, min(HEAD_DIM_LOG2_MAX, exact_log2(c.word_bytes)) + 1
+            ):
                 heads = c.word_bytes >> log2
                 entry = Signal(16 * heads, name=f"exponents_{1 << log2}")
                 m.d.comb += entry.eq(word.word_select(slot[: log2 - 1], 16 * heads))

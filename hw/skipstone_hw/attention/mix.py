@@ -7,6 +7,7 @@ lower 11 bits. The sums are exact integers, so tokens may come in any order.
 from amaranth import Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+
 from skipstone.spec.config import CoreConfig
 
 from ..array import PRODUCT_BITS, Array

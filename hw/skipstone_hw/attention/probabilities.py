@@ -5,10 +5,13 @@ PROBABILITY_FRACTION_BITS bits. Scaled by 2^(V exponent - largest V exponent) it
 multiplies the V mantissas directly, so that mixing is a plain integer sum in any order.
 """
 
+import itertools
+
 from amaranth import EnableInserter, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
+
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.formats import PROBABILITY_FRACTION_BITS
 from skipstone.spec.tables import EXP2, OUTPUT_BITS
@@ -141,7 +144,7 @@ class Probabilities(wiring.Component):
                 m.d.sync += issuing.eq(0)
         with m.If(step):
             m.d.sync += valid[0].eq(issuing)
-            m.d.sync += [b.eq(a) for a, b in zip(valid, valid[1:], strict=False)]
+            m.d.sync += [b.eq(a) for a, b in itertools.pairwise(valid)]
 
         for lane in range(c.lanes):
             for head in range(heads_per_word(c)):

@@ -1,4 +1,5 @@
-"""Scores: column sums of the array → base-2 fixed-point scores, their maximum, and the score memory.
+"""Scores: column sums of the array → base-2 fixed-point scores, their maximum, and the score
+memory.
 
 log2(e)/√head_dim is folded into W_q, so that a score is the exponent of two. The running maximum is
 taken while QKᵀ streams by, and with it the largest V exponent among the tokens seen: both are
@@ -10,6 +11,7 @@ from amaranth import Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
+
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.formats import ACTIVATION_BITS, EXPONENT_MIN, KV_BITS, SCORE_FRACTION_BITS
 
@@ -131,9 +133,7 @@ class Scores(wiring.Component):
                 with m.If(valid0):
                     m.d.sync += [
                         dot.eq(dots[head]),
-                        up.eq(
-                            self.query_exponent[lane][head] + key0[head] + SCORE_FRACTION_BITS
-                        ),
+                        up.eq(self.query_exponent[lane][head] + key0[head] + SCORE_FRACTION_BITS),
                     ]
                 # 2: shifted. Left shifts beyond 36 saturate or leave zero.
                 left = Signal(range(37), name="left" + name)
