@@ -62,14 +62,12 @@ class Flags:
     def compile(self) -> tuple[str, ...]:
         """Options of every compilation, without include paths and optimization."""
         trace = int(self.trace)
-        clang = find_compiler().is_clang
         shared: tuple[str, ...] = ()
         if self.shared:
             shared = ("-fvisibility=hidden", "-DVL_TIME_CONTEXT")
-            shared += () if clang else ("-fno-gnu-unique",)
+            shared += () if find_compiler().is_clang else ("-fno-gnu-unique",)
         return (
             *shared,
-            *(("-fno-sanitize=all",) if clang else ()),  # zig's default
             "-std=c++17",
             "-fPIC",
             "-w",

@@ -201,7 +201,10 @@ def _zig() -> Compiler | None:
         return None
     command = (str(Path(spec.origin).with_name("zig")), "c++")
     version = _version(command)
-    return None if version is None else Compiler(compile=command, link=command, version=version)
+    if version is None:
+        return None
+    unchecked = (*command, "-fno-sanitize=all")  # zig's default is to check for undefined behaviour
+    return Compiler(compile=unchecked, link=command, version=version)
 
 
 def _library_folders(compiler: Compiler) -> list[str]:
@@ -220,10 +223,10 @@ def _works(compiler: Compiler) -> bool:
         source, target = folder / "probe.cpp", folder / "probe.o"
         source.write_text(_PROBE)
         environment = compiler_environment()
-        options = ["-std=c++17", "-fPIC", "-c", source, "-o", target]
-        run_tool([*compiler.compile, *options], env=environment)
-        options = ["-shared", "-Wl,--no-undefined", target, "-o", folder / "probe.so"]
-        run_tool([*compiler.link, *options], env=environment)
+        command = [*compiler.compile, "-std=c++17", "-fPIC", "-c"]
+        run_tool([*command, source, "-o", target], env=environment)
+        command = [*compiler.link, "-shared", "-Wl,--no-undefined"]
+        run_tool([*command, target, "-o", folder / "probe.so"], env=environment)
 
     try:
         cached("toolchain", content_key(compiler.identity, _PROBE), build)
