@@ -13,7 +13,7 @@ from .activations import Activations
 from .array import Array, ArrayMode
 from .attention import Attend
 from .control import Control
-from .counters import Counters, Watchdog
+from .counters import Counters
 from .decisions import Decisions
 from .embed import Embed, Repass
 from .epilogue import Epilogue
@@ -30,6 +30,7 @@ from .program import Program
 from .reductions import Reductions
 from .report import Report
 from .sequencer import Sequencer, WordTarget
+from .supervisor import Supervisor
 
 __all__ = ["Core"]
 
@@ -56,8 +57,6 @@ class Core(wiring.Component):
 
     RUN_FIFO_DEPTH = 16
     """Runs of keys described ahead of their words."""
-    ABANDON_CYCLES = 4096
-    """A failed run waits this long for memory to answer what is outstanding."""
 
     s_axi_control: Any
     m_axi: Any
@@ -87,7 +86,7 @@ class Core(wiring.Component):
         # Control and memory ports outlive a failed run.
         self._control = m.submodules.control = Control(config=c)
         self._counters = m.submodules.counters = Counters(config=c)
-        self._watchdog = m.submodules.watchdog = Watchdog()
+        self._supervisor = m.submodules.supervisor = Supervisor(config=c, sources=4)
         self._reader = m.submodules.reader = Reader(config=c)
         self._writer = m.submodules.writer = Writer(config=c)
         for name, kind in (
@@ -117,6 +116,7 @@ class Core(wiring.Component):
         self._build_outputs(m)
         self._build_write_side(m)
         self._build_sequencing(m)
+        self._build_barriers(m)
         self._build_runs(m)
         self._build_counters(m)
         return m
@@ -358,58 +358,44 @@ class Core(wiring.Component):
             runs.r_en.eq(self._attend.runs.ready),
         ]
 
-    def _build_runs(self, m):
-        """Start and done, barriers, and the way back from an error."""
-        s, control = self._sequencer, self._control
-        reader, writer = self._reader, self._writer
-        watchdog, status = self._watchdog, control.status
-        running, aborting, stuck = Signal(), Signal(), Signal()
-        self._running = running
-
-        # A router record that was asked for but is not yet in.
-        loading = Signal()
-        router_words = self._reductions.load
+    def _build_barriers(self, m):
+        """Quiet: no unit has anything in work."""
+        s = self._sequencer
+        record = self._reductions.load
+        loading = Signal()  # a router record was asked for and is not yet in
         with m.If(s.router_load):
             m.d.sync += loading.eq(1)
-        with m.Elif(
-            self._reset | (router_words.valid & router_words.ready & reader.words.payload.last)
-        ):
+        with m.Elif(self._reset | (_moves(record) & record.payload.last)):
             m.d.sync += loading.eq(0)
-        units = (
+        quiet = ~loading
+        for unit in (
             self._embed, self._repass, self._linear, self._attend, self._kv_index, self._epilogue,
             self._packer, self._activations, self._reductions, self._kv_writer, self._logits,
             self._report, self._writer,
-        )  # fmt: skip
-        quiet = ~loading
-        for unit in units:
+        ):  # fmt: skip
             quiet = quiet & unit.idle
         m.d.comb += s.quiet.eq(quiet)
 
-        failed = Signal()
-        code = Signal(range(max(CoreErrorCode) + 1))
-        for valid, what in (
-            (watchdog.expired, int(CoreErrorCode.WATCHDOG)),
-            (self._embed.bad_token, int(CoreErrorCode.TOKEN_RANGE)),
-            (s.error.valid, s.error.code),
-            (writer.error.valid, writer.error.code),
-            (reader.error.valid, reader.error.code),
-        ):
-            with m.If(valid):
-                m.d.comb += [failed.eq(running), code.eq(what)]
-        self._failed = failed
-
-        drained = Signal()
-        waited = Signal(range(self.ABANDON_CYCLES + 1))
+    def _build_runs(self, m):
+        """Start, done and errors between control, supervisor and sequencer."""
+        s, control, supervisor = self._sequencer, self._control, self._supervisor
+        reader, writer = self._reader, self._writer
+        token_range = supervisor.errors[0]
         m.d.comb += [
-            drained.eq(reader.idle & writer.idle),
-            control.drained.eq(drained),
-            reader.abort.eq(aborting | stuck | control.soft_reset),
-            writer.abort.eq(aborting | stuck | control.soft_reset),
-            self._reset.eq(aborting | control.soft_reset),
-            self._counters.clear.eq(control.start),
-            watchdog.enable.eq(running),
-            watchdog.limit.eq(control.parameters.watchdog_cycles),
-            watchdog.progress.eq(
+            token_range.valid.eq(self._embed.bad_token),
+            token_range.code.eq(int(CoreErrorCode.TOKEN_RANGE)),
+            *(
+                report.eq(unit.error)
+                for report, unit in zip(
+                    list(supervisor.errors)[1:], (s, writer, reader), strict=True
+                )
+            ),
+            supervisor.start.eq(control.start),
+            supervisor.soft_reset.eq(control.soft_reset),
+            supervisor.finished.eq(s.done),
+            supervisor.drained.eq(reader.idle & writer.idle),
+            supervisor.watchdog_cycles.eq(control.parameters.watchdog_cycles),
+            supervisor.progress.eq(
                 _moves(reader.words)
                 | _moves(writer.i)
                 | _moves(self._epilogue.i)
@@ -417,45 +403,18 @@ class Core(wiring.Component):
                 | s.retired
                 | self._kv_index.busy
             ),
-        ]
-        with m.If(drained):
-            m.d.sync += stuck.eq(0)
-        with m.FSM(name="run"):
-            with m.State("IDLE"):
-                m.d.sync += waited.eq(0)
-                with m.If(control.start):
-                    m.d.sync += [status.error_code.eq(0), status.error_pc.eq(0)]
-                    m.d.comb += s.start.eq(~stuck)
-                    m.next = "RUN"
-                    with m.If(stuck):  # memory still owes the previous run an answer
-                        m.d.sync += status.error_code.eq(int(CoreErrorCode.WATCHDOG))
-                        m.next = "DONE"
-            with m.State("RUN"):
-                m.d.comb += running.eq(1)
-                m.d.sync += [
-                    status.tokens_done.eq(s.tokens_done),
-                    status.next_token.eq(s.next_token),
-                ]
-                with m.If(failed):
-                    m.d.sync += [status.error_code.eq(code), status.error_pc.eq(s.pc)]
-                    m.next = "ABORT"
-                with m.Elif(s.done):
-                    m.next = "DONE"
-                with m.If(control.soft_reset):
-                    m.next = "IDLE"
-            with m.State("ABORT"):
-                m.d.comb += aborting.eq(1)
-                m.d.sync += waited.eq(waited + 1)
-                with m.If((drained & (waited > 2)) | (waited == self.ABANDON_CYCLES)):
-                    m.d.sync += stuck.eq(~drained)
-                    m.next = "DONE"
-                with m.If(control.soft_reset):
-                    m.next = "IDLE"
-            with m.State("DONE"):
-                m.d.comb += control.done.eq(1)
-                m.next = "IDLE"
-        m.d.comb += [
+            supervisor.pc.eq(s.pc),
+            supervisor.tokens_done.eq(s.tokens_done),
+            supervisor.next_token.eq(s.next_token),
+            s.start.eq(supervisor.begin),
+            reader.abort.eq(supervisor.abort),
+            writer.abort.eq(supervisor.abort),
+            self._reset.eq(supervisor.reset),
+            control.done.eq(supervisor.done),
+            control.status.eq(supervisor.status),
+            control.drained.eq(supervisor.drained),
             control.counters.eq(self._counters.values),
+            self._counters.clear.eq(control.start),
             self.interrupt.eq(control.interrupt),
         ]
         connect(m, flipped(self.s_axi_control), control.s_axi_control)
@@ -469,7 +428,7 @@ class Core(wiring.Component):
         present = Signal.like(s.count)
         m.d.comb += present.eq(Mux(routed, s.count, 0))
         m.d.comb += [
-            add.cycles.eq(self._running),
+            add.cycles.eq(self._supervisor.running),
             add.array_busy.eq(self._linear.busy | self._attend.array_valid),
             add.stall_memory.eq(self._linear.stall_words | self._attend.stall_words),
             add.stall_epilogue.eq(self._linear.stall_drain),
@@ -481,7 +440,7 @@ class Core(wiring.Component):
             add.words_written.eq(_moves(self._writer.i)),
             add.instructions.eq(s.retired),
             add.instructions_skipped.eq(s.skipped),
-            add.errors.eq(self._failed),
+            add.errors.eq(self._supervisor.failed),
         ]
         for module in ("attention", "mlp"):
             executed = Mux(routed, getattr(self._decisions, f"executed_{module}"), 0)

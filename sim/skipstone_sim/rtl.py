@@ -118,12 +118,13 @@ class RtlDevice(Device):
     ):
         self.config = config
         self._watchdog_cycles = watchdog_cycles
+        verilog = core_verilog(config, progress=progress) if gateware is None else gateware
         library = build_library(
-            core_verilog(config, progress=progress) if gateware is None else gateware,
+            verilog,
             top=TOP,
             ports=config.ports,
             port_bytes=config.port_bytes,
-            probe=gateware is None,
+            probe="probe_valid" in verilog,
             trace=wave is not None,
             progress=progress,
         )
@@ -279,12 +280,12 @@ class RtlDevice(Device):
     def trace(self, on: bool) -> None:
         """Record from now on, or no longer, the pairs that leave the epilogue.
 
-        Raises ToolError if the device runs other `gateware` than the core's.
+        Raises ToolError if the gateware has no probe.
         """
         self._simulation.probe(on)
 
     def take_trace(self) -> NDArray[np.void]:
-        """The pairs recorded since they were last taken: an array of `verilated.TRANSFER`."""
+        """The pairs recorded since they were last taken: an array of `trace.TRANSFER`."""
         return self._simulation.take_transfers()
 
     def inject_fault(self, port: int, fault: Response | Channel, **window: Unpack[_Window]) -> None:

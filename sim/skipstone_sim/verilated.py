@@ -30,9 +30,9 @@ from .compiled import (
     tools_key,
     verilate,
 )
+from .trace import TRANSFER
 
 __all__ = [
-    "TRANSFER",
     "Channel",
     "MemoryModel",
     "PortStatistics",
@@ -49,9 +49,6 @@ _VERILATOR_OPTIONS = (
 )  # fmt: skip
 """Measured: smaller functions compile in half the time and run 15 % faster than whole ones."""
 _LIBRARY = "model.so"
-
-TRANSFER = np.dtype([(name, "<u4") for name in ("kind", "token", "index", "value0", "value1")])
-"""A pair that left the epilogue: `skipstone_hw.layouts.FloatPairLayout`."""
 
 
 class ProtocolError(SkipstoneError, RuntimeError):
@@ -349,7 +346,7 @@ class Simulation:
             raise ToolError("cannot record transfers: the library was built without probe=True")
 
     def take_transfers(self) -> NDArray[np.void]:
-        """The transfers recorded since they were last taken, as `TRANSFER`."""
+        """The transfers recorded since they were last taken, as `trace.TRANSFER`."""
         transfers = np.zeros(self._dll.harness_probe_count(self._handle), TRANSFER)
         self._dll.harness_probe_take(self._handle, transfers.ctypes.data)
         return transfers

@@ -174,8 +174,8 @@ def random_walk(both, image, rng, runs):
     for _ in range(runs):
         if rng.random() < 0.3 or position == capacity:
             position = int(rng.integers(0, position + 1))
-        n = int(rng.integers(1, min(most, capacity - position, 64) + 1)) if position < capacity else 0
-        if n == 0:
+        n = int(rng.integers(1, min(most, capacity - position, 64) + 1)) if position < capacity else
+        0 if n == 0:
             continue
         ids = rng.integers(0, image.model["vocabulary"], n)
         part = input_records(ids, maps=tuple(rng.integers(0, 1 << layers, (2, n))))

@@ -4,7 +4,7 @@ A probability has 22 bits, the array's operand 12: each V word passes twice, wit
 lower 11 bits. The sums are exact integers, so tokens may come in any order.
 """
 
-from amaranth import Module, Mux, Signal, signed
+from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -23,23 +23,44 @@ HALF_BITS = 11
 class Mix(wiring.Component):
     """Accumulators of one head group, read out in pairs.
 
-    A product is in its accumulator `PIPELINE_CYCLES` after `valid`.
+    Takes a V word's products in every cycle and never stalls; they are in the accumulators
+    `PIPELINE_CYCLES` after `valid`. Tested as part of `Attend`.
+
+    Parameters
+    ----------
+    config : CoreConfig
 
     Members
     -------
     clear : In(1)
-    valid, upper : In(1)
-        A V word enters the array in this cycle, with the upper or the lower halves.
+        Set the accumulators to zero, while not `busy`.
+    valid : In(1)
+        A V word enters the array in this cycle.
+    upper : In(1)
+        It meets the upper halves of the probabilities, not the lower.
     lane_enable : In(lanes)
-    products : In
+        Lanes that accumulate.
+    products : In(ArrayLayout(ArrayLayout(signed(20), word_bytes), lanes))
         The array's products, `Array.PRODUCT_CYCLES` after `valid`.
     busy : Out(1)
         Products are on their way.
-    lane, pair : In; accumulator : Out
-        Combinational read-out: accumulators 2·pair and 2·pair + 1 of a lane.
+    lane : In(range(lanes))
+    pair : In(range(word_bytes / 2))
+    accumulator : Out(ArrayLayout(signed(ACCUMULATOR_BITS), 2))
+        Accumulators 2·pair and 2·pair + 1 of `lane`, combinationally.
     """
 
     PIPELINE_CYCLES = Array.PRODUCT_CYCLES + 1
+
+    clear: Signal
+    valid: Signal
+    upper: Signal
+    lane_enable: Signal
+    products: data.View
+    busy: Signal
+    lane: Signal
+    pair: Signal
+    accumulator: data.View
 
     def __init__(self, *, config: CoreConfig):
         self._config = c = config

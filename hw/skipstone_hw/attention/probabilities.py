@@ -7,14 +7,14 @@ multiplies the V mantissas directly, so that mixing is a plain integer sum in an
 
 import itertools
 
-from amaranth import EnableInserter, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import EnableInserter, Module, Mux, Shape, Signal, Value, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.formats import PROBABILITY_FRACTION_BITS
-from skipstone.spec.tables import EXP2, OUTPUT_BITS
+from skipstone.spec.tables import EXP2, INPUT_BITS, OUTPUT_BITS
 
 from ..numeric.pipeline import delay
 from ..numeric.tables import TableLookup
@@ -23,22 +23,55 @@ from .scores import ScoreEntryLayout, heads_per_word
 __all__ = ["PROBABILITY_BITS", "Probabilities", "sum_shape"]
 
 PROBABILITY_BITS = PROBABILITY_FRACTION_BITS + 1
-"""0 .. 2^21 inclusive."""
+"""0 to 2^PROBABILITY_FRACTION_BITS inclusive."""
+_SHIFT_MAX = 31
+"""A probability shifted so far is zero."""
 
 
-def sum_shape(config: CoreConfig):
+def sum_shape(config: CoreConfig) -> Shape:
     """Sum of the probabilities of a whole context."""
     return unsigned(PROBABILITY_BITS + bits_for(config.max_context))
 
 
 class _Probability(wiring.Component):
-    """One lane and head: score → probability, scaled probability, running sum. Free-running."""
+    """One lane and head: score → probability → scaled probability, and the running sum.
 
-    def __init__(self, *, total_shape):
+    A free-running pipeline, one token per cycle: `o` is `PIPELINE_CYCLES` after the other inputs,
+    the probability is in `total` as soon.
+
+    Parameters
+    ----------
+    total_shape
+        Shape of the sum.
+
+    Members
+    -------
+    clear : In(1)
+        Set the sum to zero.
+    count : In(1)
+        The token given PIPELINE_CYCLES - 1 ago is one to be added.
+    score, maximum : In(signed(32))
+    value_exponent, reference : In(signed(8))
+    o : Out(PROBABILITY_BITS)
+    total : Out(total_shape)
+    """
+
+    PIPELINE_CYCLES = TableLookup.PIPELINE_CYCLES + 3
+
+    clear: Signal
+    count: Signal
+    score: Signal
+    maximum: Signal
+    value_exponent: Signal
+    reference: Signal
+    o: Signal
+    total: Signal
+
+    def __init__(self, *, total_shape: Shape):
         super().__init__(
             {
                 "clear": In(1),
-                "count": In(1),  # the probability about to be scaled belongs to a token
+                "count": In(1),
                 "score": In(signed(32)),
                 "maximum": In(signed(32)),
                 "value_exponent": In(signed(8)),
@@ -57,49 +90,74 @@ class _Probability(wiring.Component):
             below.eq(self.score - self.maximum),
             gap.eq(self.reference - self.value_exponent),
         ]
-        m.d.comb += lookup.fraction.eq(below[:16])
         halvings = Signal(17)
-        m.d.comb += halvings.eq(-(below >> 16))
-        clipped = Mux(halvings > 31, 31, halvings)[:5]
-        halve = delay(m, clipped, TableLookup.PIPELINE_CYCLES, name="halve")
-        scale = delay(m, Mux(gap > 31, 31, gap)[:5], TableLookup.PIPELINE_CYCLES + 1, name="scale")
+        m.d.comb += [
+            lookup.fraction.eq(below[:INPUT_BITS]),
+            halvings.eq(-(below >> INPUT_BITS)),
+        ]
+        halve = delay(m, _limited(halvings), TableLookup.PIPELINE_CYCLES, name="halve")
+        scale = delay(m, _limited(gap), TableLookup.PIPELINE_CYCLES + 1, name="scale")
 
-        one = 1 << OUTPUT_BITS
         probability = Signal(PROBABILITY_BITS, reset_less=True)
-        m.d.sync += probability.eq(
-            ((lookup.y + one) << (PROBABILITY_FRACTION_BITS - OUTPUT_BITS)) >> halve
-        )
+        one_plus = lookup.y + (1 << OUTPUT_BITS)
+        m.d.sync += [
+            probability.eq((one_plus << (PROBABILITY_FRACTION_BITS - OUTPUT_BITS)) >> halve),
+            self.o.eq(probability >> scale),
+        ]
         with m.If(self.clear):
             m.d.sync += self.total.eq(0)
         with m.Elif(self.count):
             m.d.sync += self.total.eq(self.total + probability)
-        m.d.sync += self.o.eq(probability >> scale)
         return m
+
+
+def _limited(shift: Value) -> Value:
+    return Mux(shift > _SHIFT_MAX, _SHIFT_MAX, shift)[: bits_for(_SHIFT_MAX)]
 
 
 class Probabilities(wiring.Component):
     """Just-in-time probabilities for tokens 0 .. last.
 
-    After `start`, reads the score memory in order and offers each token's probabilities on `o`; one
-    token per cycle when `o` is ready, the first after `PIPELINE_CYCLES`. `total` is complete when
-    the last has been offered.
+    After `start`, reads the score memory in order and offers each token's probabilities on `o`, one
+    token per cycle while `o` is ready, `PIPELINE_CYCLES` after its address. Tested as part of
+    `Attend`.
+
+    Parameters
+    ----------
+    config : CoreConfig
 
     Members
     -------
-    start : In(1); last : In
-        Pulse, and the index of the last token.
-    address : Out; entry : In
-        The score memory's read port (one cycle latency).
+    start : In(1)
+        Pulse: begin at token 0, when the last round's tokens have all been taken.
+    last : In(range(max_context))
+        Index of the last token.
+    address : Out(range(max_context))
+        To the score memory's read port.
     read_enable : Out(1)
         The read port must hold its data while this is low.
-    maximum, reference : In
+    entry : In(ScoreEntryLayout(config))
+        The memory's answer, one cycle after the address.
+    maximum : In(ArrayLayout(ArrayLayout(signed(32), heads), lanes))
+    reference : In(ArrayLayout(signed(8), heads))
         From Scores.
-    o : stream of per-lane, per-head probabilities, scaled to the reference exponent
-    total : Out
-        Sum of the unscaled probabilities per lane and head.
+    o : Out(stream.Signature(ArrayLayout(ArrayLayout(PROBABILITY_BITS, heads), lanes)))
+        Probabilities, scaled to the reference exponent.
+    total : Out(ArrayLayout(ArrayLayout(sum_shape(config), heads), lanes))
+        Sum of the unscaled probabilities of all tokens offered.
     """
 
-    PIPELINE_CYCLES = TableLookup.PIPELINE_CYCLES + 4
+    PIPELINE_CYCLES = 1 + _Probability.PIPELINE_CYCLES
+
+    start: Signal
+    last: Signal
+    address: Signal
+    read_enable: Signal
+    entry: data.View
+    maximum: data.View
+    reference: data.View
+    o: stream.Interface
+    total: data.View
 
     def __init__(self, *, config: CoreConfig):
         self._config = c = config

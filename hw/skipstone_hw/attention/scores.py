@@ -1,5 +1,4 @@
-"""Scores: column sums of the array → base-2 fixed-point scores, their maximum, and the score
-memory.
+"""Scores: column sums of the array → base-2 fixed-point scores, their maximum, and their memory.
 
 log2(e)/√head_dim is folded into W_q, so that a score is the exponent of two. The running maximum is
 taken while QKᵀ streams by, and with it the largest V exponent among the tokens seen: both are
@@ -7,25 +6,36 @@ needed before the first probability (online normaliser; Milakov and Gimelshein, 
 split over two streams).
 """
 
-from amaranth import Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import bits_for
+from amaranth.utils import bits_for, exact_log2
 
 from skipstone.spec.config import CoreConfig
-from skipstone.spec.formats import ACTIVATION_BITS, EXPONENT_MIN, KV_BITS, SCORE_FRACTION_BITS
+from skipstone.spec.formats import EXPONENT_MIN, SCORE_FRACTION_BITS, SCORE_MAX
 
-from ..array import Array, column_sum_shape
+from ..array import (
+    HEAD_DIM_LOG2_MAX,
+    HEAD_DIM_LOG2_MIN,
+    PRODUCT_BITS,
+    Array,
+    column_sum_shape,
+)
 from ..numeric.pipeline import delay
 
-__all__ = ["ScoreEntryLayout", "Scores", "heads_per_word"]
+__all__ = ["ScoreEntryLayout", "Scores", "head_dim_log2_limit", "heads_per_word"]
 
-_SCORE_MIN, _SCORE_MAX = -(2**31), 2**31 - 1
+_SCORE_MIN = -SCORE_MAX - 1
+_SCORE_BITS = 32
+_DOT_BITS = PRODUCT_BITS + HEAD_DIM_LOG2_MAX
+_LEFT_MAX = 36
+"""A dot product moved up so far is zero or beyond the largest score."""
+_RIGHT_MAX = 63
 
 
 def heads_per_word(config: CoreConfig) -> int:
-    """KV heads in a word at the smallest head_dim, 32."""
-    return config.word_bytes // 32
+    """KV heads in a word at the smallest head_dim."""
+    return config.word_bytes >> HEAD_DIM_LOG2_MIN
 
 
 class ScoreEntryLayout(data.StructLayout):
@@ -35,7 +45,9 @@ class ScoreEntryLayout(data.StructLayout):
         heads = heads_per_word(config)
         super().__init__(
             {
-                "score": data.ArrayLayout(data.ArrayLayout(signed(32), heads), config.lanes),
+                "score": data.ArrayLayout(
+                    data.ArrayLayout(signed(_SCORE_BITS), heads), config.lanes
+                ),
                 "value_exponent": data.ArrayLayout(signed(8), heads),
             }
         )
@@ -44,8 +56,13 @@ class ScoreEntryLayout(data.StructLayout):
 class Scores(wiring.Component):
     """Score finisher and score memory of one query token and head group.
 
-    Takes a token's column sums in every cycle, as they leave the array; the score is in memory
-    `PIPELINE_CYCLES` later. Lane i holds query head i of each KV head of the group.
+    Takes a token's column sums in every cycle, as they leave the array, and never stalls; the score
+    is in the memory and in the maximum `PIPELINE_CYCLES` after its K word went into the array. Lane
+    i holds query head i of each KV head of the group. Tested as part of `Attend`.
+
+    Parameters
+    ----------
+    config : CoreConfig
 
     Members
     -------
@@ -53,24 +70,40 @@ class Scores(wiring.Component):
         Forget the maxima and start at token 0.
     valid : In(1)
         A K word enters the array in this cycle, with its exponents beside it.
-    key_exponent, value_exponent : In
+    key_exponent, value_exponent : In(ArrayLayout(signed(8), heads))
         Per head of the word.
-    sums : In
+    sums : In(ArrayLayout(ArrayLayout(column_sum_shape(config), columns), lanes))
         The array's column sums, `Array.PIPELINE_CYCLES` after `valid`.
-    query_exponent : In
-        Per lane and head.
+    query_exponent : In(ArrayLayout(ArrayLayout(signed(8), heads), lanes))
     head_dim_log2 : In(3)
-    count : Out
-        Tokens written since `clear`.
-    maximum : Out
-        Largest score per lane and head.
-    reference : Out
-        Largest V exponent per head.
-    address, read_enable : In; entry : Out
-        Read port: the entry of token `address`, one cycle later.
+        5 to 7, a head no longer than a word.
+    count : Out(range(max_context + 1))
+        Tokens in the memory since `clear`.
+    maximum : Out(ArrayLayout(ArrayLayout(signed(32), heads), lanes))
+        Largest score of these tokens.
+    reference : Out(ArrayLayout(signed(8), heads))
+        Largest V exponent of these tokens.
+    address : In(range(max_context))
+    read_enable : In(1)
+    entry : Out(ScoreEntryLayout(config))
+        What is remembered of token `address`, one cycle later; stays while `read_enable` is low.
     """
 
-    PIPELINE_CYCLES = Array.PIPELINE_CYCLES + 3
+    PIPELINE_CYCLES = Array.PIPELINE_CYCLES + 4
+
+    clear: Signal
+    valid: Signal
+    key_exponent: data.View
+    value_exponent: data.View
+    sums: data.View
+    query_exponent: data.View
+    head_dim_log2: Signal
+    count: Signal
+    maximum: data.View
+    reference: data.View
+    address: Signal
+    read_enable: Signal
+    entry: data.View
 
     def __init__(self, *, config: CoreConfig):
         self._config = c = config
@@ -88,7 +121,9 @@ class Scores(wiring.Component):
                 "query_exponent": In(data.ArrayLayout(per_head, c.lanes)),
                 "head_dim_log2": In(3),
                 "count": Out(unsigned(bits_for(c.max_context))),
-                "maximum": Out(data.ArrayLayout(data.ArrayLayout(signed(32), heads), c.lanes)),
+                "maximum": Out(
+                    data.ArrayLayout(data.ArrayLayout(signed(_SCORE_BITS), heads), c.lanes)
+                ),
                 "reference": Out(per_head),
                 "address": In(range(c.max_context)),
                 "read_enable": In(1),
@@ -110,97 +145,96 @@ class Scores(wiring.Component):
             self.entry.eq(read.data),
         ]
 
-        # Side-band data wait for the sums.
-        wait = Array.PIPELINE_CYCLES
-        valid0 = delay(m, self.valid, wait, name="valid", reset=True)
-        key0 = delay(m, self.key_exponent, wait, name="key_exponent")
-        value0 = delay(m, self.value_exponent, wait, name="value_exponent")
+        # Beside the sums: when a token's are there, and its exponents.
+        valid = [delay(m, self.valid, Array.PIPELINE_CYCLES, name="valid", reset=True)]
+        value = [delay(m, self.value_exponent, Array.PIPELINE_CYCLES, name="value_exponent")]
+        for stage in (1, 2, 3):
+            valid.append(delay(m, valid[-1], 1, name=f"valid{stage}", reset=True))
+            value.append(delay(m, value[-1], 1, name=f"value{stage}"))
+        key = delay(m, self.key_exponent, Array.PIPELINE_CYCLES, name="key_exponent")
 
-        valid1, valid2, valid3 = Signal(), Signal(), Signal()
-        m.d.sync += [valid1.eq(valid0), valid2.eq(valid1), valid3.eq(valid2)]
-        value1 = delay(m, value0, 1, name="value1")
-        value2 = delay(m, value1, 1, name="value2")
-        value3 = delay(m, value2, 1, name="value3")
-
-        dot_shape = signed(ACTIVATION_BITS + KV_BITS + 8)
         for lane in range(c.lanes):
-            dots = self._segment_sums(m, lane, dot_shape)
+            dots = self.build_dots(m, lane)
             for head in range(heads):
-                name = f"_{lane}_{head}"
-                # 1: the dot product and how far it moves.
-                dot = Signal(dot_shape, name="dot" + name, reset_less=True)
-                up = Signal(signed(10), name="up" + name, reset_less=True)
-                with m.If(valid0):
-                    m.d.sync += [
-                        dot.eq(dots[head]),
-                        up.eq(self.query_exponent[lane][head] + key0[head] + SCORE_FRACTION_BITS),
-                    ]
-                # 2: shifted. Left shifts beyond 36 saturate or leave zero.
-                left = Signal(range(37), name="left" + name)
-                right = Signal(range(64), name="right" + name)
+                exponent = self.query_exponent[lane][head] + key[head]
+                score = self.build_score(m, f"{lane}_{head}", dots[head], exponent, valid)
                 m.d.comb += [
-                    left.eq(Mux(up > 36, 36, up)),
-                    right.eq(Mux(up < -63, 63, -up)),
+                    write.data.score[lane][head].eq(score),
+                    self.maximum[lane][head].eq(
+                        self.build_largest(m, f"score_{lane}_{head}", score, _SCORE_MIN, valid[3])
+                    ),
                 ]
-                moved = Signal(signed(dot_shape.width + 36), name="moved" + name, reset_less=True)
-                with m.If(valid1):
-                    m.d.sync += moved.eq(Mux(up >= 0, dot << left, dot >> right))
-                # 3: saturated.
-                score = Signal(signed(32), name="score" + name, reset_less=True)
-                with m.If(valid2):
-                    m.d.sync += score.eq(
-                        Mux(
-                            moved > _SCORE_MAX,
-                            _SCORE_MAX,
-                            Mux(moved < _SCORE_MIN, _SCORE_MIN, moved),
-                        )
-                    )
-                m.d.comb += write.data.score[lane][head].eq(score)
-                best = Signal(signed(32), name="best" + name, init=_SCORE_MIN)
-                with m.If(self.clear):
-                    m.d.sync += best.eq(_SCORE_MIN)
-                with m.Elif(valid3 & (score > best)):
-                    m.d.sync += best.eq(score)
-                m.d.comb += self.maximum[lane][head].eq(best)
-
         for head in range(heads):
-            largest = Signal(signed(8), name=f"reference_{head}", init=EXPONENT_MIN)
-            with m.If(self.clear):
-                m.d.sync += largest.eq(EXPONENT_MIN)
-            with m.Elif(valid3 & (value3[head] > largest)):
-                m.d.sync += largest.eq(value3[head])
+            largest = self.build_largest(m, f"v_{head}", value[3][head], EXPONENT_MIN, valid[3])
             m.d.comb += self.reference[head].eq(largest)
 
         count = Signal.like(self.count)
         with m.If(self.clear):
             m.d.sync += count.eq(0)
-        with m.Elif(valid3):
+        with m.Elif(valid[3]):
             m.d.sync += count.eq(count + 1)
         m.d.comb += [
             self.count.eq(count),
-            write.en.eq(valid3),
+            write.en.eq(valid[3]),
             write.addr.eq(count),
-            write.data.value_exponent.eq(value3),
+            write.data.value_exponent.eq(value[3]),
         ]
         return m
 
-    def _segment_sums(self, m, lane, shape):
+    def build_dots(self, m: Module, lane: int) -> list[Signal]:
         """Dot product of each head: neighbouring columns added as far as the head reaches."""
         c = self._config
-        level = [self.sums[lane][column] for column in range(c.columns)]
-        columns = 1
-        by_head_dim = {}
-        for log2 in (5, 6, 7):
-            per_head = (1 << log2) * 2 // c.rows
-            if per_head > c.columns:
-                break
-            while columns < per_head:
-                level = [a + b for a, b in zip(level[::2], level[1::2], strict=True)]
-                columns *= 2
-            by_head_dim[log2] = level
-        dots = [Signal(shape, name=f"sum_{lane}_{h}") for h in range(heads_per_word(c))]
+        dots = [Signal(signed(_DOT_BITS), name=f"dot_{lane}_{h}") for h in range(heads_per_word(c))]
+        level: list[Value] = [self.sums[lane][column] for column in range(c.columns)]
         with m.Switch(self.head_dim_log2):
-            for log2, values in by_head_dim.items():
+            for log2 in range(HEAD_DIM_LOG2_MIN, head_dim_log2_limit(c) + 1):
+                heads = c.word_bytes >> log2
+                while len(level) > heads:
+                    level = [a + b for a, b in zip(level[::2], level[1::2], strict=True)]
                 with m.Case(log2):
-                    m.d.comb += [d.eq(v) for d, v in zip(dots, values, strict=False)]
+                    m.d.comb += [dot.eq(sums) for dot, sums in zip(dots, level, strict=False)]
         return dots
+
+    def build_score(
+        self, m: Module, name: str, dot: Signal, exponent: Value, valid: list[Signal]
+    ) -> Signal:
+        """dot · 2^exponent in fixed point, floored, saturated; three cycles after `dot`."""
+        # 1: the dot product and how far it moves up.
+        dot1 = Signal.like(dot, name=f"dot1_{name}", reset_less=True)
+        up1 = Signal(signed(10), name=f"up1_{name}", reset_less=True)
+        with m.If(valid[0]):
+            m.d.sync += [dot1.eq(dot), up1.eq(exponent + SCORE_FRACTION_BITS)]
+        # 2: moved.
+        left, right = Signal(range(_LEFT_MAX + 1)), Signal(range(_RIGHT_MAX + 1))
+        moved2 = Signal(signed(len(dot) + _LEFT_MAX), name=f"moved2_{name}", reset_less=True)
+        m.d.comb += [
+            left.eq(Mux(up1 > _LEFT_MAX, _LEFT_MAX, up1)),
+            right.eq(Mux(up1 < -_RIGHT_MAX, _RIGHT_MAX, -up1)),
+        ]
+        with m.If(valid[1]):
+            m.d.sync += moved2.eq(Mux(up1 >= 0, dot1 << left, dot1 >> right))
+        # 3: saturated.
+        score3 = Signal(signed(_SCORE_BITS), name=f"score3_{name}", reset_less=True)
+        with m.If(valid[2]):
+            m.d.sync += score3.eq(moved2)
+            with m.If(moved2 > SCORE_MAX):
+                m.d.sync += score3.eq(SCORE_MAX)
+            with m.Elif(moved2 < _SCORE_MIN):
+                m.d.sync += score3.eq(_SCORE_MIN)
+        return score3
+
+    def build_largest(
+        self, m: Module, name: str, value: Value, least: int, valid: Signal
+    ) -> Signal:
+        """Running maximum since `clear`."""
+        largest = Signal(value.shape(), name=f"largest_{name}", init=least)
+        with m.If(self.clear):
+            m.d.sync += largest.eq(least)
+        with m.Elif(valid & (value > largest)):
+            m.d.sync += largest.eq(value)
+        return largest
+
+
+def head_dim_log2_limit(config: CoreConfig) -> int:
+    """Longest head that fits a word."""
+    return min(HEAD_DIM_LOG2_MAX, exact_log2(config.word_bytes))

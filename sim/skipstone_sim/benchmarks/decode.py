@@ -1,0 +1,190 @@
+"""Cycles per decoded token, counted by the simulated gateware, against the fewest possible.
+
+A prompt is prefilled, then tokens pass one by one: each a run of its own with its logits written,
+as the engine decodes with sampling, on text that is given so that nothing depends on what the model
+says. A second figure lets the device decode greedily on its own, one run for all tokens.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from skipstone.build import build_image
+from skipstone.compiler import compile_model
+from skipstone.devices import Device
+from skipstone.model import resolve_model
+from skipstone.runtime import Engine
+from skipstone.runtime.mailbox import Mailbox
+from skipstone.runtime.statistics import executed
+from skipstone.runtime.text import load_tokenizer
+from skipstone.spec.config import CoreConfig, named_config
+from skipstone.spec.image import Image
+from skipstone_sim.rtl import RtlDevice
+
+from .bound import DecodeBound
+from .data import load_texts
+from .rows import Row
+from .synthetic import LARGE, random_model
+
+__all__ = ["SUBJECTS", "DecodeCost", "Workload", "measure", "rows", "run", "workload"]
+
+PROMPT_TOKENS = 16
+RANDOM_MODEL = "random"
+SUBJECTS = ("sim-small:stories", "sim-large:random")
+"""Cores and models that are measured if none are named."""
+
+_STALLS = ("stall_memory", "stall_epilogue", "stall_barrier", "stall_kv_write")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """An image and the tokens that pass through it."""
+
+    image: Image
+    prompt: Sequence[int]
+    tokens: Sequence[int]
+
+
+@dataclass
+class DecodeCost:
+    """Sums over decoded tokens.
+
+    Attributes
+    ----------
+    bound_weights, bound_kv : int
+        Words (see `bound`).
+    attention_skipped, mlp_skipped : int
+        Token-layers.
+    """
+
+    tokens: int = 0
+    layers: int = 0
+    wall_s: float = 0.0
+    bound_weights: int = 0
+    bound_kv: int = 0
+    attention_skipped: int = 0
+    mlp_skipped: int = 0
+    counters: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def cycles_over_bound(self) -> float:
+        """Cycles for each word that had to be read."""
+        return self.counters["cycles"] / (self.bound_weights + self.bound_kv)
+
+    def add(
+        self,
+        bound: DecodeBound,
+        records: NDArray[np.void],
+        count: int,
+        wall_s: float,
+        counters: dict[str, int],
+    ) -> None:
+        """Count the last `count` of a sequence's `records`, which one run decoded."""
+        self.tokens += count
+        self.wall_s += wall_s
+        self.counters.update(counters)
+        for end in range(len(records) - count + 1, len(records) + 1):
+            least = bound.token(records[:end])
+            self.bound_weights += least.weights
+            self.bound_kv += least.kv
+        ran = records[-count:]
+        self.attention_skipped += count * self.layers - executed(ran["attention"], self.layers)
+        self.mlp_skipped += count * self.layers - executed(ran["mlp"], self.layers)
+
+
+def workload(core: CoreConfig, model: str, count: int) -> Workload:
+    """`count` tokens behind a prompt: of a shipped model's held-out text, or random."""
+    if model == RANDOM_MODEL:
+        image = compile_model(random_model(LARGE, group=core.group), core)
+        rng = np.random.default_rng(2)
+        ids = rng.integers(0, LARGE.vocab, PROMPT_TOKENS + count).tolist()
+    else:
+        image = build_image(model, core)
+        directory = resolve_model(model)
+        tokenizer = load_tokenizer(directory / "tokenizer.json")
+        ids = tokenizer.encode("".join(load_texts(directory))).ids[: PROMPT_TOKENS + count]
+    return Workload(image=image, prompt=ids[:PROMPT_TOKENS], tokens=ids[PROMPT_TOKENS:])
+
+
+def measure(device: Device, work: Workload) -> tuple[DecodeCost, DecodeCost]:
+    """Decode with a run for each token, and greedily with one run for all."""
+    engine = Engine(device, work.image)
+    mailbox, bound = Mailbox(device, work.image), DecodeBound(work.image)
+    by_token, alone = DecodeCost(layers=engine.layers), DecodeCost(layers=engine.layers)
+
+    engine.forward(work.prompt)
+    for token in work.tokens:
+        begin = time.perf_counter()
+        counters = engine.forward([token], engine.length).counters
+        wall_s = time.perf_counter() - begin
+        by_token.add(bound, mailbox.read_records(0, engine.length), 1, wall_s, counters)
+
+    # The first token comes from the prefill; those that follow, one run decodes.
+    count = len(work.tokens)
+    generation = engine.generate(work.prompt, count + 1, steps_per_run=count)
+    for _ in generation:
+        pass
+    phase = generation.statistics.decode
+    records = mailbox.read_records(0, engine.length)
+    if phase.tokens:
+        alone.add(bound, records, phase.tokens, phase.wall_s, phase.counters)
+    return by_token, alone
+
+
+def rows(cost: DecodeCost, alone: DecodeCost, work: Workload) -> list[Row]:
+    """The figures of one core and model."""
+    core, n = work.image.config, cost.tokens
+    first, last = len(work.prompt) + 1, len(work.prompt) + n
+    subject = f"{work.image.model['name']} on {core.name}, context {first} to {last}"
+    counters = cost.counters
+    cycles = counters["cycles"]
+    executions = n * cost.layers
+
+    def row(figure: str, value: float, unit: str = "", aim: str = "") -> Row:
+        return Row(figure=figure, value=value, unit=unit, kind="rtl", subject=subject, aim=aim)
+
+    out = [
+        row("decode_cycles_over_bound", cost.cycles_over_bound, aim="towards 1"),
+        row("cycles_per_token", cycles / n, "cycles"),
+        row("bound_per_token", (cost.bound_weights + cost.bound_kv) / n, "words"),
+        row("bound_kv_per_token", cost.bound_kv / n, "words"),
+        row("array_busy", 100 * counters["array_busy"] / cycles, "%"),
+    ]
+    out += [row(name, 100 * counters[name] / cycles, "%") for name in _STALLS]
+    read = sum(counters[f"words_{kind}"] for kind in ("weights", "kv", "other"))
+    out += [
+        row("words_read_per_token", read / n, "words"),
+        row("attention_skipped", 100 * cost.attention_skipped / executions, "%"),
+        row("mlp_skipped", 100 * cost.mlp_skipped / executions, "%"),
+        row("tokens_per_simulated_second", n * core.clock_mhz * 1e6 / cycles, "tokens/s"),
+        row("simulated_cycles_per_wall_second", cycles / cost.wall_s, "cycles/s"),
+    ]
+    if alone.tokens:
+        out.append(
+            row("decode_cycles_over_bound_one_run", alone.cycles_over_bound, aim="towards 1")
+        )
+    return out
+
+
+def run(
+    subjects: Sequence[str], tokens: int, progress: Callable[[str], None] | None = None
+) -> list[Row]:
+    """Measure each CORE:MODEL, a model being a name, a directory, or "random"."""
+    out = []
+    for subject in subjects:
+        core_name, _, model = subject.partition(":")
+        core = named_config(core_name)
+        work = workload(core, model or "stories", tokens)
+        device = RtlDevice(core, progress=progress)
+        if progress is not None:
+            progress(f"decoding {tokens} tokens on {core.name}")
+        try:
+            out += rows(*measure(device, work), work)
+        finally:
+            device.close()
+    return out
