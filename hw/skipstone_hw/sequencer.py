@@ -6,6 +6,8 @@ if it has one, issued to its unit. Reads are requested before the barrier, so th
 streams in while the previous unit still drains (decoupled access and execute; Smith, ISCA 1982).
 """
 
+from typing import Any
+
 from amaranth import Module, Mux, Signal, unsigned
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -21,6 +23,7 @@ from .control import ParameterLayout
 from .embed import TablesLayout
 from .kv_index import KvGeometry
 from .layouts import ADDRESS_BITS, ErrorLayout, ReadCommandLayout, ReadKind, token_shape
+from .legality import Legality
 from .linear import LinearCommand
 from .program import InstructionLayout, flag
 
@@ -65,42 +68,117 @@ class Sequencer(wiring.Component):
     `BARRIER_CYCLES` consecutive quiet cycles pass a barrier, which covers the registers between
     units.
 
+    Tested through whole programs.
+
+    Parameters
+    ----------
+    config : CoreConfig
+
     Members
     -------
-    start : In(1); parameters : In
-        A run begins with these registers.
+    start : In(1)
+        Pulse: a run begins.
+    parameters : In(ParameterLayout())
+        With `start`.
     done : Out(1)
         Pulse at HALT. A run that fails ends through `error` instead.
-    error : Out
-        Report: BAD_OPCODE, PROGRAM_CRC or KV_OVERFLOW.
-    pc, tokens_done, next_token : Out
-    program_load, program_fetch, instruction, … : the program buffer
-    reads : stream of ReadCommandLayout
+    error : Out(ErrorLayout())
+        BAD_OPCODE, PROGRAM_CRC or KV_OVERFLOW; then nothing until the next `start`.
+    pc : Out(range(max_program + 1))
+        The instruction at hand.
+    tokens_done, next_token : Out(32)
+    program_load, program_fetch : Out(1)
+        Pulses to the program buffer.
+    program_loaded : In(1)
+    instruction : In(InstructionLayout())
+    instruction_ready, crc_ok, well_formed : In(1)
+    reads : Out(stream.Signature(ReadCommandLayout()))
     target : Out(WordTarget)
+        Of words that are neither weights nor KV.
     quiet : In(1)
         No unit has anything in work.
-    position, count, fed_back : Out
-        The chunk.
-    geometry, tables, logits : Out
+    position : Out(range(max_context + 1))
+    count : Out(range(max_chunk + 1))
+    fed_back : Out(1)
+        The chunk: its first position, its tokens, and whether `next_token` is all of it.
+    geometry : Out(GeometryLayout())
+    tables : Out(TablesLayout())
+    logits : Out(LogitsLayout())
         What the set-up instructions and LOGITS fixed.
     begin : Out(1)
-        A chunk begins: clears decisions, starts KvIndex; `embed` follows when `index_busy` is low.
+        Pulse: a chunk begins. `embed` follows when `index_busy` is low.
+    index_busy : In(1)
     embed, end, report, route, router_load, repass, commit : Out(1)
         Pulses to the units.
-    route_layer, repass_token, commit_layer, commit_tokens : Out
+    route_layer, commit_layer, store_layer : Out(range(max_layers))
+    repass_token : Out(token_shape(config))
+    commit_tokens, store_tokens : Out(max_chunk)
+        Tokens whose K and V are stored: from the next barrier on, and by KEY and VALUE now.
     written : In(max_chunk)
         Tokens whose router products are current.
     present, attention, mlp : In(max_chunk)
+        Tokens of the chunk, and those that execute each module of the layer.
     argmax : In(32)
         Of the last token of the chunk.
-    linear, attend : streams of commands
-    store_layer, store_tokens : Out
-        What KEY and VALUE are storing.
+    linear : Out(stream.Signature(LinearCommand(config)))
+    attend : Out(stream.Signature(AttendCommand(config)))
     attend_reading : In(1)
         ATTEND has reads to hand over.
+    retired, skipped, waiting : Out(1)
+        For the counters: an instruction was executed, selected no token, waits at a barrier.
     """
 
     BARRIER_CYCLES = 4
+
+    start: Signal
+    parameters: data.View
+    done: Signal
+    error: data.View
+    pc: Signal
+    tokens_done: Signal
+    next_token: Signal
+    program_load: Signal
+    program_fetch: Signal
+    program_loaded: Signal
+    instruction: data.View
+    instruction_ready: Signal
+    crc_ok: Signal
+    well_formed: Signal
+    reads: stream.Interface
+    target: Any
+    quiet: Signal
+    position: Signal
+    count: Signal
+    fed_back: Signal
+    geometry: data.View
+    tables: data.View
+    logits: data.View
+    begin: Signal
+    index_busy: Signal
+    embed: Signal
+    end: Signal
+    report: Signal
+    route: Signal
+    route_layer: Signal
+    router_load: Signal
+    repass: Signal
+    repass_token: Signal
+    commit: Signal
+    commit_layer: Signal
+    commit_tokens: Signal
+    written: Signal
+    present: Signal
+    attention: Signal
+    mlp: Signal
+    argmax: Signal
+    linear: stream.Interface
+    attend: stream.Interface
+    store_layer: Signal
+    store_tokens: Signal
+    attend_reading: Signal
+    retired: Signal
+    skipped: Signal
+    waiting: Signal
 
     def __init__(self, *, config: CoreConfig):
         self._config = c = config
@@ -172,6 +250,15 @@ class Sequencer(wiring.Component):
             range(-c.lanes, c.max_chunk + 1)
         )  # tokens whose weights are yet to be requested
         words = self._matrix_words(m)
+        m.submodules.legality = legality = Legality(config=c)
+        m.d.comb += [
+            legality.clear.eq(self.start),
+            legality.retired.eq(self.retired),
+            legality.instruction.eq(i),
+            legality.hidden_groups.eq(self.geometry.hidden_groups),
+            legality.head_dim_log2.eq(self.geometry.kv.head_dim_log2),
+            legality.program_length.eq(p.program_length),
+        ]
 
         # Barriers.
         calm = Signal(range(self.BARRIER_CYCLES + 1))
@@ -227,6 +314,7 @@ class Sequencer(wiring.Component):
                     steps.eq(self.parameters.steps),
                     self.fed_back.eq(0),
                     self.tokens_done.eq(0),
+                    self.next_token.eq(0),
                     stored.eq(0),
                     self.target.eq(WordTarget.PROGRAM),
                 ]
@@ -251,7 +339,7 @@ class Sequencer(wiring.Component):
                 m.next = "SELECT"
                 with m.If(~self.crc_ok):
                     fail(CoreErrorCode.PROGRAM_CRC)
-                with m.Elif(~self.well_formed):
+                with m.Elif(~(self.well_formed & legality.legal)):
                     fail(CoreErrorCode.BAD_OPCODE)
             with m.State("SELECT"):  # the product of the matrix' dimensions settles
                 by_token = (i.opcode == Opcode.LINEAR) | (i.opcode == Opcode.ATTEND)
@@ -290,8 +378,8 @@ class Sequencer(wiring.Component):
                 m.next = "BEGINNING"
                 end = self.position + self.count
                 with m.If(
-                    (self.count == 0)
-                    | (self.count > c.max_chunk)
+                    (p.chunk_tokens == 0)
+                    | (p.chunk_tokens > c.max_chunk)
                     | (p.position > c.max_context)
                     | (end > c.max_context)
                     | (end > self.geometry.kv.capacity)
@@ -300,7 +388,9 @@ class Sequencer(wiring.Component):
                     fail(CoreErrorCode.KV_OVERFLOW)
             with m.State("BEGINNING"), m.If(~self.begin & ~self.index_busy):
                 m.d.comb += self.embed.eq(1)
-                m.d.sync += self.target.eq(WordTarget.EMBED)
+                m.d.sync += [self.target.eq(WordTarget.EMBED), calm.eq(0)]
+                m.next = "EMBEDDING"
+            with m.State("EMBEDDING"), m.If(passed):  # an error on the way has this address
                 retire()
             with m.State("ROUTE"), m.If(passed):
                 with m.If(unwritten.any()):

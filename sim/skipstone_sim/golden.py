@@ -40,7 +40,6 @@ from skipstone.spec.isa import (
     Opcode,
     Select,
     Source,
-    decode_program,
 )
 from skipstone.spec.layout import (
     KvLayout,
@@ -51,6 +50,7 @@ from skipstone.spec.layout import (
     unpack_matrix,
     unpack_router,
 )
+from skipstone.spec.legality import objection
 from skipstone.spec.records import FORCE, INPUT_RECORD, OUTPUT_RECORD, RECORD_BYTES
 from skipstone.spec.registers import COUNTERS, Mode
 
@@ -199,6 +199,16 @@ def attend(
     return y.reshape(n, heads * hd)
 
 
+def _decode(data: bytes, pc: int) -> Instruction | DeviceError:
+    """The instruction at `pc`, or the error that executing it ends in."""
+    try:
+        return Instruction.decode(data)
+    except ImageError as error:
+        crc = "CRC" in str(error)
+        code = CoreErrorCode.PROGRAM_CRC if crc else CoreErrorCode.BAD_OPCODE
+        return DeviceError(code, pc, str(error))
+
+
 @dataclass
 class _Chunk:
     """On-chip state of the tokens being processed."""
@@ -320,35 +330,38 @@ class GoldenDevice(Device):
             )
         return self._memory[address : address + words]
 
-    def _fetch(self, run: Run) -> list[Instruction]:
+    def _fetch(self, run: Run) -> list[Instruction | DeviceError]:
+        if not 1 <= run.program_length <= self.config.max_program:
+            length = f"{run.program_length} instructions"
+            raise DeviceError(CoreErrorCode.BAD_OPCODE, 0, length)
         size = run.program_length * INSTRUCTION_BYTES
         words = -(-size // self.config.word_bytes)
         data = self._words(run.program_address, words, 0).reshape(-1)[:size].tobytes()
-        try:
-            return decode_program(data)
-        except ImageError:
-            pass
-        program: list[Instruction] = []
-        for pc in range(run.program_length):
-            try:
-                program += decode_program(data[pc * INSTRUCTION_BYTES :][:INSTRUCTION_BYTES])
-            except ImageError as error:
-                crc = "CRC" in str(error)
-                code = CoreErrorCode.PROGRAM_CRC if crc else CoreErrorCode.BAD_OPCODE
-                raise DeviceError(code, pc, str(error)) from None
-        return program
+        return [
+            _decode(data[pc * INSTRUCTION_BYTES :][:INSTRUCTION_BYTES], pc)
+            for pc in range(run.program_length)
+        ]
 
     def _execute(self, run: Run) -> RunResult:
         self._counters = dict.fromkeys(COUNTERS, 0) | {"errors": self._errors}
         program = self._fetch(run)
         state = _Program()
         chunk: _Chunk | None = None
+        met: set[Opcode] = set()
         position, count, steps, done = run.position, run.chunk_tokens, run.steps, 0
         next_token, fed_back, pc = 0, False, 0
         while True:
             if pc >= len(program):
                 raise DeviceError(CoreErrorCode.BAD_OPCODE, pc, "ran past the program")
             i = program[pc]
+            if isinstance(i, DeviceError):
+                raise i
+            why = objection(
+                i, self.config, geometry=state.geometry, met=met, program_length=len(program)
+            )
+            if why is not None:
+                raise DeviceError(CoreErrorCode.BAD_OPCODE, pc, why)
+            met.add(i.opcode)
             self._counters["instructions"] += 1
             wrote: dict[str, NDArray[np.generic]] = {}
             match i.opcode:

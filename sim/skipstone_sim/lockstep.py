@@ -93,7 +93,7 @@ class Lockstep:
             position=position,
             chunk_tokens=len(records),
         )
-        return self.run(replace(run, **changes), timeout_s=timeout_s)  # type: ignore[arg-type]
+        return self.run(replace(run, **changes), timeout_s=timeout_s)
 
     def run(self, run: Run, *, timeout_s: float = 120) -> RunResult:
         """Run on both and compare. Raises Mismatch, or the DeviceError that both ended with."""

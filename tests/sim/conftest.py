@@ -11,15 +11,10 @@ from skipstone.spec.image import Image
 from skipstone_sim.golden import GoldenDevice
 from skipstone_sim.lockstep import Lockstep
 from skipstone_sim.random_model import random_model, random_shape
-from skipstone_sim.rtl import RtlDevice, core_verilog
+from skipstone_sim.rtl import RtlDevice
 from skipstone_sim.verilated import MemoryModel
 
 WATCHDOG_CYCLES = 20_000
-
-
-@cache
-def verilog(name: str) -> str:
-    return core_verilog(CONFIGS[name])
 
 
 @cache
@@ -55,7 +50,6 @@ def lockstep() -> Iterator[Callable[..., Lockstep]]:
         config = CONFIGS[name]
         device = RtlDevice(
             config,
-            gateware=verilog(name),
             memory=memory,
             seed=seed,
             watchdog_cycles=WATCHDOG_CYCLES,

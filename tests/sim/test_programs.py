@@ -60,23 +60,23 @@ def test_the_shipped_model(lockstep, kv_rule):
 
 
 SHAPES = {
-    "tiny, one head": (TINY, dict(heads=1, kv_heads=1)),
-    "tiny, queries share a head": (TINY, dict(heads=4, kv_heads=2)),
-    "tiny, four head groups": (TINY, dict(heads=4, kv_heads=4)),
-    "tiny, uneven runs of groups": (TINY, dict(hidden=96, ffn=160)),
-    "tiny, one group": (TINY, dict(hidden=32, ffn=32, heads=2, kv_heads=2)),
-    "tiny, one layer": (TINY, dict(layers=1)),
-    "tiny, every layer": (TINY, dict(layers=8)),
-    "tiny, largest": (TINY, dict(hidden=128, ffn=384, heads=4, kv_heads=2, vocab=301)),
-    "small, heads share a word": (SMALL, dict(heads=4, kv_heads=2)),
-    "small, a word half full": (SMALL, dict(heads=3, kv_heads=3)),
-    "small, two head groups": (SMALL, dict(heads=8, kv_heads=4)),
-    "small, wide heads": (SMALL, dict(head_dim=64, heads=4, kv_heads=2)),
-    "small, a lane for each query": (SMALL, dict(head_dim=64, heads=4, kv_heads=1)),
-    "small, three queries a head": (SMALL, dict(heads=6, kv_heads=2, ffn=224)),
+    "tiny, one head": (TINY, {"heads": 1, "kv_heads": 1}),
+    "tiny, queries share a head": (TINY, {"heads": 4, "kv_heads": 2}),
+    "tiny, four head groups": (TINY, {"heads": 4, "kv_heads": 4}),
+    "tiny, uneven runs of groups": (TINY, {"hidden": 96, "ffn": 160}),
+    "tiny, one group": (TINY, {"hidden": 32, "ffn": 32, "heads": 2, "kv_heads": 2}),
+    "tiny, one layer": (TINY, {"layers": 1}),
+    "tiny, every layer": (TINY, {"layers": 8}),
+    "tiny, largest": (TINY, {"hidden": 128, "ffn": 384, "heads": 4, "kv_heads": 2, "vocab": 301}),
+    "small, heads share a word": (SMALL, {"heads": 4, "kv_heads": 2}),
+    "small, a word half full": (SMALL, {"heads": 3, "kv_heads": 3}),
+    "small, two head groups": (SMALL, {"heads": 8, "kv_heads": 4}),
+    "small, wide heads": (SMALL, {"head_dim": 64, "heads": 4, "kv_heads": 2}),
+    "small, a lane for each query": (SMALL, {"head_dim": 64, "heads": 4, "kv_heads": 1}),
+    "small, three queries a head": (SMALL, {"heads": 6, "kv_heads": 2, "ffn": 224}),
     "small, largest": (
         SMALL,
-        dict(hidden=256, ffn=768, head_dim=64, heads=4, kv_heads=2, layers=3),
+        {"hidden": 256, "ffn": 768, "head_dim": 64, "heads": 4, "kv_heads": 2, "layers": 3},
     ),
 }
 
@@ -174,9 +174,9 @@ def random_walk(both, image, rng, runs):
     for _ in range(runs):
         if rng.random() < 0.3 or position == capacity:
             position = int(rng.integers(0, position + 1))
-        n = int(rng.integers(1, min(most, capacity - position, 64) + 1)) if position < capacity else
-        0 if n == 0:
+        if position == capacity:
             continue
+        n = int(rng.integers(1, min(most, capacity - position) + 1))
         ids = rng.integers(0, image.model["vocabulary"], n)
         part = input_records(ids, maps=tuple(rng.integers(0, 1 << layers, (2, n))))
         part["flags"] = rng.random(n) < rng.random()
@@ -293,7 +293,7 @@ def test_rewinding(lockstep, random_image, back):
 def test_one_model_after_another(lockstep, random_image):
     """Nothing of the first model, its sequence or its geometry stays."""
     both = lockstep(SMALL)
-    for fields in (dict(layers=4), dict(head_dim=64, layers=2), dict(hidden=160, heads=4)):
+    for fields in ({"layers": 4}, {"head_dim": 64, "layers": 2}, {"hidden": 160, "heads": 4}):
         image = random_image(SMALL, seed=6, **fields)
         both.load(image)
         both.kick(input_records(tokens(image, 9)), steps=2)

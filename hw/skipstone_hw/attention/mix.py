@@ -24,7 +24,9 @@ class Mix(wiring.Component):
     """Accumulators of one head group, read out in pairs.
 
     Takes a V word's products in every cycle and never stalls; they are in the accumulators
-    `PIPELINE_CYCLES` after `valid`. Tested as part of `Attend`.
+    `PIPELINE_CYCLES` after `valid`.
+
+    Tested with the largest products, any lanes enabled, at full rate and with gaps.
 
     Parameters
     ----------

@@ -58,7 +58,10 @@ class Scores(wiring.Component):
 
     Takes a token's column sums in every cycle, as they leave the array, and never stalls; the score
     is in the memory and in the maximum `PIPELINE_CYCLES` after its K word went into the array. Lane
-    i holds query head i of each KV head of the group. Tested as part of `Attend`.
+    i holds query head i of each KV head of the group.
+
+    Tested with all head sizes, dot products of all sizes, exponents from one end to the other, at
+    full rate and with gaps.
 
     Parameters
     ----------

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
 from skipstone.spec.image import Image
 from skipstone.spec.isa import Epilogue, Instruction, Opcode, Select, decode_program
 from skipstone.spec.layout import KvLayout, matrix_words
@@ -89,7 +90,7 @@ class DecodeBound:
         """Words of K, V and exponents of every token's version in a layer, each word once."""
         seen = stored[:, : attend.layer + 1]
         version = attend.layer - np.argmax(seen[:, ::-1], axis=1)
-        rank = (np.cumsum(seen, axis=0) - seen)[np.arange(len(seen)), version]
-        places = zip(version, rank // self._kv.tokens_per_exponent_word, strict=True)
-        exponents = len(set(places))
+        rank: NDArray[np.int64] = (np.cumsum(seen, axis=0) - seen)[np.arange(len(seen)), version]
+        exponent_word = rank // self._kv.tokens_per_exponent_word
+        exponents = len(np.unique(np.stack([version, exponent_word]), axis=1).T)
         return self._kv.head_groups * (2 * len(seen) + exponents)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+
 from skipstone.build import build_image
 from skipstone.compiler import compile_model
 from skipstone.devices import Device
@@ -33,7 +34,6 @@ from .synthetic import LARGE, random_model
 
 __all__ = ["SUBJECTS", "DecodeCost", "Workload", "measure", "rows", "run", "workload"]
 
-PROMPT_TOKENS = 16
 RANDOM_MODEL = "random"
 SUBJECTS = ("sim-small:stories", "sim-large:random")
 """Cores and models that are measured if none are named."""
@@ -97,18 +97,18 @@ class DecodeCost:
         self.mlp_skipped += count * self.layers - executed(ran["mlp"], self.layers)
 
 
-def workload(core: CoreConfig, model: str, count: int) -> Workload:
-    """`count` tokens behind a prompt: of a shipped model's held-out text, or random."""
+def workload(core: CoreConfig, model: str, prompt: int, count: int) -> Workload:
+    """`count` tokens behind `prompt` others: of a model's held-out text, or random."""
     if model == RANDOM_MODEL:
         image = compile_model(random_model(LARGE, group=core.group), core)
         rng = np.random.default_rng(2)
-        ids = rng.integers(0, LARGE.vocab, PROMPT_TOKENS + count).tolist()
+        ids = rng.integers(0, LARGE.vocab, prompt + count).tolist()
     else:
         image = build_image(model, core)
         directory = resolve_model(model)
         tokenizer = load_tokenizer(directory / "tokenizer.json")
-        ids = tokenizer.encode("".join(load_texts(directory))).ids[: PROMPT_TOKENS + count]
-    return Workload(image=image, prompt=ids[:PROMPT_TOKENS], tokens=ids[PROMPT_TOKENS:])
+        ids = tokenizer.encode("".join(load_texts(directory))).ids[: prompt + count]
+    return Workload(image=image, prompt=ids[:prompt], tokens=ids[prompt:])
 
 
 def measure(device: Device, work: Workload) -> tuple[DecodeCost, DecodeCost]:
@@ -172,14 +172,17 @@ def rows(cost: DecodeCost, alone: DecodeCost, work: Workload) -> list[Row]:
 
 
 def run(
-    subjects: Sequence[str], tokens: int, progress: Callable[[str], None] | None = None
+    subjects: Sequence[str],
+    prompt: int,
+    tokens: int,
+    progress: Callable[[str], None] | None = None,
 ) -> list[Row]:
     """Measure each CORE:MODEL, a model being a name, a directory, or "random"."""
     out = []
     for subject in subjects:
         core_name, _, model = subject.partition(":")
         core = named_config(core_name)
-        work = workload(core, model or "stories", tokens)
+        work = workload(core, model or "stories", prompt, tokens)
         device = RtlDevice(core, progress=progress)
         if progress is not None:
             progress(f"decoding {tokens} tokens on {core.name}")

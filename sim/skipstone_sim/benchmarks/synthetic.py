@@ -10,6 +10,7 @@ from __future__ import annotations
 from statistics import NormalDist
 
 import numpy as np
+
 from skipstone.model import ModelConfig
 from skipstone.quant import QuantizedLayer, QuantizedLinear, QuantizedModel
 from skipstone.spec.formats import ROUTER_BITS, BlockFloat

@@ -1,7 +1,7 @@
 // The core with its memories and a control master, behind a C interface; no callback per cycle.
 //
-// `pins.h` is generated for each configuration: PORTS, PORT_BYTES, PROBE (are there probe_* ports?) and
-// BIND_PORTS(bind).
+// `pins.h` is generated for each configuration: PORTS, PORT_BYTES, PROBE (whether there are probe_*
+// ports) and BIND_PORTS(bind).
 #include <memory>
 #include <string>
 #include <vector>

@@ -1,0 +1,117 @@
+"""``python -m skipstone_sim.benchmarks NAME``: run a benchmark; without a name, list them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from skipstone.cli.console import Narrator
+from skipstone.model import SHIPPED
+from skipstone.spec.errors import SkipstoneError
+
+from .rows import Row, row_table, write_json
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help=__doc__, no_args_is_help=False, add_completion=False, pretty_exceptions_enable=False
+)
+
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", help="Also write the rows to this file.", metavar="FILE")
+]
+
+
+def _report(
+    bench: str, measure: Callable[[Narrator], list[Row]], json: Path | None, **options: Any
+) -> None:
+    """Run, print the table, write the file; an error of ours becomes one line."""
+    try:
+        with Narrator() as narrator:
+            measured = measure(narrator)
+    except SkipstoneError as error:
+        Console(stderr=True, highlight=False).print(f"error: {error}")
+        raise typer.Exit(1) from None
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 160)
+    console.print(row_table(measured, bench))
+    if json is not None:
+        write_json(json, measured, bench, options)
+
+
+@app.callback(invoke_without_command=True)
+def _list(context: typer.Context) -> None:
+    if context.invoked_subcommand is not None:
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    for command in app.registered_commands:
+        callback = command.callback
+        assert callback is not None
+        first_line = (callback.__doc__ or "").strip().partition("\n")[0]
+        console.print(f"{command.name}: {first_line}")
+
+
+@app.command("accuracy")
+def accuracy_command(
+    model: Annotated[list[str] | None, typer.Option(help="May be given several times.")] = None,
+    tokens: Annotated[int, typer.Option(min=2, help="Most tokens for perplexity.")] = 16384,
+    questions: Annotated[int, typer.Option(min=1, help="Most questions.")] = 240,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 1,
+    write_docs: Annotated[
+        bool, typer.Option("--write-docs", help="Instead, fill the table of docs/models.md.")
+    ] = False,
+    json: JsonOption = None,
+) -> None:
+    """Golden against torch: perplexity, decisions, answers."""
+    from .accuracy import ROUTINGS, Accuracy, quantized_row, rows
+    from .engines import Engines
+    from .model_table import DOCUMENT, replace_block, table
+
+    names = model or (list(SHIPPED) if write_docs else ["stories"])
+
+    def measure(narrator: Narrator) -> list[Row]:
+        with Engines(jobs) as engines:
+            subjects = [
+                Accuracy(n, engines, tokens=tokens, questions=questions, progress=narrator.line)
+                for n in names
+            ]
+            if not write_docs:
+                return [row for subject in subjects for row in rows(subject)]
+            measured = [quantized_row(s, routing) for s in subjects for routing in ROUTINGS]
+        document = DOCUMENT.read_text(encoding="utf-8")
+        DOCUMENT.write_text(
+            replace_block(document, table(measured)), encoding="utf-8", newline="\n"
+        )
+        return [row for one in measured for row in one.rows()]
+
+    _report("accuracy", measure, json, model=names, tokens=tokens, questions=questions)
+
+
+@app.command("decode")
+def decode_command(
+    on: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CORE:MODEL", help="A model is a name, a directory, or 'random'."),
+    ] = None,
+    prompt: Annotated[int, typer.Option(min=1, help="Tokens of the prompt.")] = 16,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to decode.")] = 32,
+    json: JsonOption = None,
+) -> None:
+    """Cycles per decoded token of the simulated gateware, against the fewest possible."""
+    from .decode import SUBJECTS, run
+
+    subjects = on or list(SUBJECTS)
+    _report(
+        "decode", lambda narrator: run(subjects, prompt, tokens, narrator.line), json,
+        on=subjects, prompt=prompt, tokens=tokens,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    app(prog_name="bench")

@@ -1,0 +1,85 @@
+"""Bench of mixing: accumulators of every lane and byte against exact sums."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cocotb
+import numpy as np
+
+from skipstone_hw.array import Array
+from skipstone_hw.attention import Mix
+from skipstone_hw.attention.mix import HALF_BITS
+from skipstone_sim.bench_tools import begin, bench_config, cycle, pack, random_stall, unpack
+
+CONFIG = bench_config()
+PORTS = Mix(config=CONFIG).signature.members
+SHAPE = (CONFIG.lanes, CONFIG.word_bytes)
+
+
+async def exercise(dut: Any, stall: float, *, rounds: int) -> None:
+    rng = np.random.default_rng(3)
+    gap = random_stall(stall, seed=5)
+    await begin(dut)
+    totals = np.zeros(SHAPE, np.int64)
+    for n in range(rounds):
+        if n % 3 != 2:
+            dut.clear.value = 1
+            await cycle(dut)
+            dut.clear.value = 0
+            totals[:] = 0
+        lanes = rng.random(CONFIG.lanes) < 0.7
+        dut.lane_enable.value = int(np.packbits(lanes, bitorder="little")[0])
+        limit = (2047 * 127, 50)[n % 2]
+        left = int(rng.integers(1, 40))
+        arriving: list[Any] = [None] * Array.PRODUCT_CYCLES
+        while left or any(a is not None for a in arriving):
+            valid = left > 0 and not (stall and gap())
+            upper = bool(rng.random() < 0.5)
+            dut.valid.value, dut.upper.value = valid, upper
+            arriving.append(rng.integers(-limit, limit + 1, SHAPE) if valid else None)
+            if valid:
+                totals += np.where(lanes[:, None], arriving[-1] << HALF_BITS * upper, 0)
+                left -= 1
+            products = arriving.pop(0)
+            if products is None:
+                products = rng.integers(-limit, limit + 1, SHAPE)
+            dut.products.value = pack(PORTS["products"].shape, products.tolist())
+            await cycle(dut)
+        dut.valid.value = 0
+        await cycle(dut)
+        assert dut.busy.value == 0
+        for lane in range(CONFIG.lanes):
+            for pair in range(CONFIG.word_bytes // 2):
+                dut.lane.value, dut.pair.value = lane, pair
+                await cycle(dut)
+                pair_sums = unpack(PORTS["accumulator"].shape, int(dut.accumulator.value))
+                assert pair_sums == totals[lane, 2 * pair : 2 * pair + 2].tolist()
+
+
+@cocotb.test()
+async def full_rate(dut):
+    await exercise(dut, 0.0, rounds=6)
+
+
+@cocotb.test()
+async def with_gaps(dut):
+    await exercise(dut, 0.5, rounds=6)
+
+
+@cocotb.test()
+async def busy(dut):
+    """High from `valid` until the products are added, PIPELINE_CYCLES later."""
+    await begin(dut)
+    dut.lane_enable.value = 1
+    dut.products.value = pack(PORTS["products"].shape, np.ones(SHAPE, int).tolist())
+    dut.valid.value = 1
+    await cycle(dut)
+    dut.valid.value = 0
+    for _ in range(Mix.PIPELINE_CYCLES - 1):
+        await cycle(dut)
+        assert dut.busy.value == 1
+        assert unpack(PORTS["accumulator"].shape, int(dut.accumulator.value)) == [0, 0]
+    await cycle(dut)
+    assert dut.busy.value == 0
+    assert unpack(PORTS["accumulator"].shape, int(dut.accumulator.value)) == [1, 1]

@@ -1,0 +1,16 @@
+from pathlib import Path
+
+import pytest
+
+from skipstone.spec.config import CONFIGS
+from skipstone_hw.attention import Scores
+from skipstone_sim.bench import run_bench
+
+BENCH = Path(__file__).with_name("bench_scores.py")
+
+
+@pytest.mark.cocotb
+@pytest.mark.parametrize("name", ["sim-tiny", "sim-small"])
+def test_scores(name):
+    config = CONFIGS[name]
+    run_bench(Scores(config=config), test_module=BENCH, config=config)
