@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import re
 from collections.abc import Mapping
 from ctypes import POINTER, byref, c_char_p, c_int, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ _VERILATOR_OPTIONS = (
 )  # fmt: skip
 """Measured: smaller functions compile in half the time and run 15 % faster than whole ones."""
 _LIBRARY = "model.so"
+_TOP = "skipstone_harness_top"
 
 
 class ProtocolError(SkipstoneError, RuntimeError):
@@ -152,6 +154,32 @@ def _pins_header(ports: int, port_bytes: int, probe: bool) -> str:
     )
 
 
+def _wrapped(verilog: str, top: str) -> str:
+    """`verilog` and a module around its `top` that registers every input.
+
+    The harness decides a cycle's inputs before the edge that begins it; through a register they
+    need no evaluation of their own. Without it, a third of the time goes into logic that is
+    evaluated once after the edge and again after the inputs.
+    """
+    module = re.search(rf"^module {top}\b.*?^endmodule", verilog, re.DOTALL | re.MULTILINE)
+    if module is None:
+        raise ToolError(f"the Verilog has no module {top!r}")
+    ports = re.findall(
+        r"^\s*(input|output)\s+(?:wire\s+)?(\[\d+:\d+\])?\s*(\w+)\s*;", module[0], re.MULTILINE
+    )
+    lines = [f"module {_TOP}({', '.join(name for _, _, name in ports)});"]
+    lines += [f"  {way} {width} {name};" for way, width, name in ports]
+    registered = [(w, name) for way, w, name in ports if way == "input" and name != "clk"]
+    lines += [f"  reg {width} {name}_q;" for width, name in registered]
+    lines += ["  always @(posedge clk) begin"]
+    lines += [f"    {name}_q <= {name};" for _, name in registered]
+    lines += ["  end", f"  {top} core("]
+    inner = {name: f"{name}_q" for _, name in registered}
+    lines += [",\n".join(f"    .{name}({inner.get(name, name)})" for _, _, name in ports)]
+    lines += ["  );", "endmodule"]
+    return verilog + "\n" + "\n".join(lines) + "\n"
+
+
 def build_library(
     verilog: str,
     *,
@@ -170,6 +198,7 @@ def build_library(
     and ``probe_*`` if `probe` is set.
     `progress` receives a line for each step. Raises ToolError.
     """
+    wrapped = _wrapped(verilog, top)
     say = progress or (lambda line: None)
     flags = Flags(optimize=optimize, trace=trace, shared=True)
     own = {path.name: path.read_text() for path in sorted(HARNESS.glob("*.[ch]*"))}
@@ -178,9 +207,9 @@ def build_library(
     def build(folder: Path) -> None:
         say("verilating")
         source = folder / "top.v"
-        source.write_text(verilog)
+        source.write_text(wrapped)
         (folder / "pins.h").write_text(pins)
-        verilate(source, top=top, out=folder, flags=flags, options=options)
+        verilate(source, top=_TOP, out=folder, flags=flags, options=options)
         sources = [*gather(folder), HARNESS / "harness.cpp", HARNESS / "port.cpp"]
         objects = compile_units(
             sources,
@@ -195,7 +224,7 @@ def build_library(
             leftover.unlink()
 
     key = content_key(
-        verilog, top, pins, repr(flags), repr(options), tools_key(), *own.keys(), *own.values()
+        wrapped, pins, repr(flags), repr(options), tools_key(), *own.keys(), *own.values()
     )
     library = cached("model", key, build) / _LIBRARY
     if not library.is_file():

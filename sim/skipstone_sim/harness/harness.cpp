@@ -85,19 +85,26 @@ struct Simulation {
 #endif
     }
 
-    // One clock cycle; false when a protocol rule was broken.
-    bool step() {
-        for (auto &port : ports) port.drive(cycles, memory);
+    // One rising edge. The wrapper around the core registers every pin that the core reads, so what is
+    // set before an edge is what the core sees after it, and nothing is evaluated twice.
+    void edge() {
         top->clk = 0;
         top->eval();
         dump(0);
-        for (auto &port : ports) port.observe(cycles);
-        control_settled();
-        if (probing) probe();
         top->clk = 1;
         top->eval();
         dump(5);
         ++cycles;
+    }
+
+    // One clock cycle: take its transfers, prepare the pins of the next; false when a protocol rule
+    // was broken.
+    bool step() {
+        for (auto &port : ports) port.observe(cycles);
+        control_settled();
+        if (probing) probe();
+        for (auto &port : ports) port.drive(cycles + 1, memory);
+        edge();
         for (auto &port : ports)
             if (!port.failure.empty()) {
                 message = port.failure;
@@ -114,22 +121,42 @@ struct Simulation {
 #endif
     }
 
-    // Handshakes of the control channels in the current cycle.
+    // The control channels of the current cycle: a channel that is done is silent in the next.
     bool aw_done = false, w_done = false, b_done = false, ar_done = false, r_done = false;
     uint32_t r_data = 0;
     unsigned control_response = 0;
 
     void control_settled() {
-        aw_done = top->s_axi_control_awvalid && top->s_axi_control_awready;
-        w_done = top->s_axi_control_wvalid && top->s_axi_control_wready;
-        ar_done = top->s_axi_control_arvalid && top->s_axi_control_arready;
-        b_done = top->s_axi_control_bvalid && top->s_axi_control_bready;
-        r_done = top->s_axi_control_rvalid && top->s_axi_control_rready;
-        if (r_done) {
-            r_data = top->s_axi_control_rdata;
-            control_response = top->s_axi_control_rresp;
+        auto &t = *top;
+        aw_done = aw_shown && t.s_axi_control_awready;
+        w_done = w_shown && t.s_axi_control_wready;
+        ar_done = ar_shown && t.s_axi_control_arready;
+        b_done = b_shown && t.s_axi_control_bvalid;
+        r_done = r_shown && t.s_axi_control_rvalid;
+        if (aw_done) t.s_axi_control_awvalid = 0;
+        if (w_done) t.s_axi_control_wvalid = 0;
+        if (ar_done) t.s_axi_control_arvalid = 0;
+        if (b_done) {
+            t.s_axi_control_bready = 0;
+            control_response = t.s_axi_control_bresp;
         }
-        if (b_done) control_response = top->s_axi_control_bresp;
+        if (r_done) {
+            t.s_axi_control_rready = 0;
+            r_data = t.s_axi_control_rdata;
+            control_response = t.s_axi_control_rresp;
+        }
+        show_control();
+    }
+
+    // What the core sees of the control pins after the next edge.
+    bool aw_shown = false, w_shown = false, b_shown = false, ar_shown = false, r_shown = false;
+
+    void show_control() {
+        aw_shown = top->s_axi_control_awvalid;
+        w_shown = top->s_axi_control_wvalid;
+        b_shown = top->s_axi_control_bready;
+        ar_shown = top->s_axi_control_arvalid;
+        r_shown = top->s_axi_control_rready;
     }
 
     void reset(unsigned count) {
@@ -142,17 +169,11 @@ struct Simulation {
         }
         message.clear();
         t.rst = 1;
+        show_control();
         // Not `step`: during reset the memories neither answer nor check.
-        for (unsigned i = 0; i < count; ++i) {
-            t.clk = 0;
-            t.eval();
-            dump(0);
-            t.clk = 1;
-            t.eval();
-            dump(5);
-            ++cycles;
-        }
+        for (unsigned i = 0; i < count; ++i) edge();
         t.rst = 0;
+        edge();
     }
 
     int control_failure(const char *what, unsigned offset, const char *why) {
@@ -169,10 +190,7 @@ struct Simulation {
         t.s_axi_control_awvalid = t.s_axi_control_wvalid = t.s_axi_control_bready = 1;
         for (unsigned i = 0; i < CONTROL_CYCLES; ++i) {
             if (!step()) return FAILED;
-            if (aw_done) t.s_axi_control_awvalid = 0;
-            if (w_done) t.s_axi_control_wvalid = 0;
             if (b_done) {
-                t.s_axi_control_bready = 0;
                 if (control_response) return control_failure("write", offset, "was refused");
                 return INTERRUPT;
             }
@@ -188,9 +206,7 @@ struct Simulation {
         t.s_axi_control_arvalid = t.s_axi_control_rready = 1;
         for (unsigned i = 0; i < CONTROL_CYCLES; ++i) {
             if (!step()) return FAILED;
-            if (ar_done) t.s_axi_control_arvalid = 0;
             if (r_done) {
-                t.s_axi_control_rready = 0;
                 *value = r_data;
                 if (control_response) return control_failure("read", offset, "was refused");
                 return INTERRUPT;
