@@ -56,10 +56,10 @@ import cocotb_tools.config
 import find_libpython
 from amaranth.lib import wiring
 
+from skipstone.cache import cached, content_key
 from skipstone.spec.config import CoreConfig
 from skipstone_hw.emit import emit_component
 
-from .cache import cached, content_key
 from .compiled import Flags, compile_units, gather, link, tools_key, verilate
 
 __all__ = ["PARAMETERS_VARIABLE", "BenchFailure", "build_bench", "run_bench"]

@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
+from skipstone.cache import cached, content_key
 from skipstone.spec.errors import ToolError
 
-from .cache import cached, content_key
 from .toolchain import compiler_environment, find_compiler, find_verilator, run_tool
 
 __all__ = [

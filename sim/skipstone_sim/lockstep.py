@@ -99,9 +99,9 @@ class Lockstep:
         """Run on both and compare. Raises Mismatch, or the DeviceError that both ended with."""
         outcomes = [_outcome(d, run, timeout_s) for d in (self.expected, self.actual)]
         expected, actual = outcomes
-        if isinstance(expected, DeviceError) and isinstance(actual, DeviceError):
-            if (expected.code, expected.pc) == (actual.code, actual.pc):
-                raise expected
+        failed = isinstance(expected, DeviceError) and isinstance(actual, DeviceError)
+        if failed and (expected.code, expected.pc) == (actual.code, actual.pc):
+            raise expected
         if expected != actual:
             raise Mismatch(
                 f"{self.actual.name}: {actual!r}, but {self.expected.name}: {expected!r}"

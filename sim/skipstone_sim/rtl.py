@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 import skipstone.spec
 import skipstone_hw
+from skipstone.cache import cached, content_key
 from skipstone.devices import Device, Run, RunResult
 from skipstone.spec import registers
 from skipstone.spec.config import CoreConfig
@@ -29,7 +30,6 @@ from skipstone.spec.errors import (
 )
 from skipstone.spec.registers import BY_NAME, COUNTERS, PORT_BASE, Control
 
-from .cache import cached, content_key
 from .verilated import (
     Channel,
     MemoryModel,

@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from skipstone.cache import cache_root, cached, content_key
 from skipstone.spec.errors import ToolError
-
-from .cache import cache_root, cached, content_key
 
 __all__ = [
     "Compiler",

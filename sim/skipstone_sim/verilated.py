@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from skipstone.cache import cached, content_key
 from skipstone.spec.errors import SkipstoneError, ToolError
 
-from .cache import cached, content_key
 from .compiled import (
     HARNESS,
     Flags,

@@ -19,7 +19,7 @@ from skipstone.spec.layout import RouterRecord
 __all__ = ["LARGE", "random_model"]
 
 LARGE = ModelConfig(
-    name="random-52m",
+    name="random-46m",
     hidden=1024,
     layers=4,
     heads=16,
