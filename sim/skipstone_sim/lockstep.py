@@ -99,9 +99,9 @@ class Lockstep:
         """Run on both and compare. Raises Mismatch, or the DeviceError that both ended with."""
         outcomes = [_outcome(d, run, timeout_s) for d in (self.expected, self.actual)]
         expected, actual = outcomes
-        failed = isinstance(expected, DeviceError) and isinstance(actual, DeviceError)
-        if failed and (expected.code, expected.pc) == (actual.code, actual.pc):
-            raise expected
+        match expected, actual:
+            case DeviceError(), DeviceError() if _place(expected) == _place(actual):
+                raise expected
         if expected != actual:
             raise Mismatch(
                 f"{self.actual.name}: {actual!r}, but {self.expected.name}: {expected!r}"
@@ -155,3 +155,7 @@ def _outcome(device: Device, run: Run, timeout_s: float) -> RunResult | DeviceEr
         return device.wait(timeout_s)
     except DeviceError as error:
         return error
+
+
+def _place(error: DeviceError) -> tuple[int, int]:
+    return error.code, error.pc
