@@ -2,7 +2,7 @@
 
 So RMSNorm and routing cost no pass of their own. Both are formed per group on the mantissas,
 exactly; when a token's last group has passed, its groups are aligned with its largest exponent and
-added, which is `skipstone_sim.golden.reduce_residual` to the bit.
+added, which is `skipstone_sim.arithmetic.reduce_residual` to the bit.
 """
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed, unsigned

@@ -1,4 +1,4 @@
-"""Bench of attention: outputs against `golden.attend`, keys and values in the layout of memory."""
+"""Bench of attention: outputs against `arithmetic.attend`, K and V in the layout of memory."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from skipstone.spec.layout import KvLayout
 from skipstone_hw.attention import AttendCommand
 from skipstone_hw.kv_index import KvGeometry, RunLayout, WalkLayout
 from skipstone_hw.layouts import MantissaPairLayout, PairKind, PairLayout
+from skipstone_sim.arithmetic import Vectors, attend
 from skipstone_sim.bench_tools import (
     StreamDriver,
     StreamMonitor,
@@ -24,7 +25,6 @@ from skipstone_sim.bench_tools import (
     pack,
     random_stall,
 )
-from skipstone_sim.golden import Vectors, attend
 
 CONFIG = bench_config()
 Int = NDArray[np.int64]

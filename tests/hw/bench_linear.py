@@ -15,6 +15,7 @@ from skipstone.spec.layout import matrix_words, pack_matrix
 from skipstone_hw.layouts import MantissaPairLayout, PairKind, PairLayout
 from skipstone_hw.linear import Linear, LinearCommand
 from skipstone_hw.numeric.fp32 import ONE
+from skipstone_sim.arithmetic import Tiles, Vectors, linear
 from skipstone_sim.bench_tools import (
     StreamDriver,
     StreamMonitor,
@@ -24,7 +25,6 @@ from skipstone_sim.bench_tools import (
     cycles,
     random_stall,
 )
-from skipstone_sim.golden import Tiles, Vectors, linear
 
 CONFIG = bench_config()
 LANES, COLUMNS, CHUNK = CONFIG.lanes, CONFIG.columns, CONFIG.max_chunk

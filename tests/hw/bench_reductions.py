@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from skipstone.spec.layout import RouterRecord, pack_router
 from skipstone_hw.layouts import MantissaPairLayout, PairKind, ReadKind, WordLayout
 from skipstone_hw.reductions import Reductions
+from skipstone_sim.arithmetic import Vectors, reduce_residual
 from skipstone_sim.bench_tools import (
     StreamDriver,
     begin,
@@ -19,7 +20,6 @@ from skipstone_sim.bench_tools import (
     cycle,
     random_stall,
 )
-from skipstone_sim.golden import Vectors, reduce_residual
 
 CONFIG = bench_config()
 EPSILON = np.float32(1e-5)
