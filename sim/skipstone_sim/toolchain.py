@@ -148,9 +148,9 @@ def compiler_environment() -> dict[str, str]:
 def find_compiler() -> Compiler:
     """``$CXX``, clang of the ziglang wheel, g++, c++ or clang++. Raises ToolError if there is none.
 
-    Measured on an array of 512 products, code compiled by clang runs 2.7 times as fast as by gcc
-    12. Beside a g++, clang takes its standard library, and g++ links: zig would first compile its
-    own, for a minute.
+    Measured: 512 busy multipliers run 2.7 times as fast as compiled by gcc 12, a core of that size
+    decoding one token 6 % faster, and both compile sooner. Beside a g++, clang takes its
+    standard library, and g++ links: zig would first compile its own, for a minute.
     """
     if override := os.environ.get("CXX"):
         command = tuple(shlex.split(override))

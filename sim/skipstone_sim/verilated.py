@@ -31,6 +31,7 @@ from .compiled import (
     tools_key,
     verilate,
 )
+from .toolchain import find_compiler
 from .trace import TRANSFER
 
 __all__ = [
@@ -44,7 +45,6 @@ __all__ = [
     "build_library",
 ]
 
-_OPTIMIZE = ("-O2",)
 _VERILATOR_OPTIONS = (
     "-O3", "--x-initial", "fast", "--output-split", "200000", "--output-split-cfuncs", "500",
 )  # fmt: skip
@@ -188,7 +188,7 @@ def build_library(
     port_bytes: int,
     probe: bool = False,
     trace: bool = False,
-    optimize: tuple[str, ...] = _OPTIMIZE,
+    optimize: tuple[str, ...] | None = None,
     options: tuple[str, ...] = _VERILATOR_OPTIONS,
     progress: Progress | None = None,
 ) -> Path:
@@ -196,8 +196,11 @@ def build_library(
 
     The module has the ports ``clk``, ``rst``, ``interrupt``, ``s_axi_control_*``, ``m_axi_NN_*``,
     and ``probe_*`` if `probe` is set.
+    `optimize` and `options` go to the C++ compiler and to Verilator: by default the fastest found.
     `progress` receives a line for each step. Raises ToolError.
     """
+    if optimize is None:
+        optimize = ("-O1",) if find_compiler().is_clang else ("-O2",)
     wrapped = _wrapped(verilog, top)
     say = progress or (lambda line: None)
     flags = Flags(optimize=optimize, trace=trace, shared=True)

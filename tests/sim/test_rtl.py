@@ -216,6 +216,17 @@ def test_trace_needs_a_writable_file(gateware, tmp_path):
         RtlDevice(SMALL, gateware=gateware, wave=tmp_path / "absent" / "out.fst")
 
 
+def test_trace_is_written(gateware, tmp_path):
+    path = tmp_path / "out.fst"
+    device = RtlDevice(SMALL, gateware=gateware, wave=path, wave_cycles=(50, 150))
+    device.allocate(WORDS)
+    device.start(copy(0, 600, 100))
+    device.wait(60)
+    device.close()
+    assert path.read_bytes()[:2] == b"\x00\x00"  # an FST header block
+    assert 10_000 < path.stat().st_size < 500_000
+
+
 @pytest.mark.parametrize("settings", [{"latency": 0}, {"bandwidth": 2}, {"stall": 1.0}])
 def test_memory_models_are_checked(settings):
     with pytest.raises(ValueError, match=f"{next(iter(settings))} must be"):

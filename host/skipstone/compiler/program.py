@@ -71,10 +71,6 @@ def _layer(
     barrier, norm = Flag.BARRIER, Flag.NORM
 
     yield Instruction(opcode=Opcode.ROUTE, layer=layer, flags=barrier)
-    if layer + 1 < model.layers:
-        yield Instruction(
-            opcode=Opcode.ROUTER, layer=layer + 1, address=routers[layer + 1], flags=barrier
-        )
 
     def matrix(name: str) -> Matrix:
         return matrices[f"{layer}.{name}"]
@@ -82,6 +78,9 @@ def _layer(
     yield _linear(matrix("q"), Epilogue.QUERY, layer=layer, select=attention, flags=norm)
     yield _linear(matrix("k"), Epilogue.KEY, layer=layer, select=stores, flags=norm)
     yield _linear(matrix("v"), Epilogue.VALUE, layer=layer, select=stores, flags=norm)
+    # The next layer's routers are loaded while nothing writes the residual stream: no barrier.
+    if layer + 1 < model.layers:
+        yield Instruction(opcode=Opcode.ROUTER, layer=layer + 1, address=routers[layer + 1])
     yield Instruction(opcode=Opcode.ATTEND, layer=layer, select=attention, flags=barrier)
     yield _linear(
         matrix("o"),

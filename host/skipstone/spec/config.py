@@ -65,7 +65,7 @@ class CoreConfig:
     max_program: int = 256
     fifo_words: int = 64
     burst_beats: int = 16
-    outstanding: int = 8
+    outstanding: int = 32
     clock_mhz: float = 200.0
 
     def __post_init__(self) -> None:
