@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 """What every component promises: its docstring names its ports, its parameters are keywords."""
 
 import importlib
