@@ -1,4 +1,4 @@
-"""Quantized models of any shape, filled at random: what programs are tested with.
+"""Quantized models of any shape, filled at random: what programs are tested and timed with.
 
 Nothing is trained, so the text they make means nothing; but magnitudes are those of a real
 transformer, the residual stream neither dies nor overflows, and routers skip about as often as
@@ -44,7 +44,12 @@ def random_shape(**fields: object) -> ModelConfig:
 
 
 def random_model(
-    shape: ModelConfig, *, group: int, skip: float | None = 0.3, seed: int = 0
+    shape: ModelConfig,
+    *,
+    group: int,
+    skip: float | None = 0.3,
+    branch: float = 1.0,
+    seed: int = 0,
 ) -> QuantizedModel:
     """A model of this shape.
 
@@ -54,6 +59,9 @@ def random_model(
         Weights that share a scale: the core's.
     skip
         Share of the tokens that each router skips, roughly; None for a model without routers.
+    branch
+        Size of what a module adds, relative to the stream; small, the stream stays close to the
+        embedding and the skip rates to `skip`.
     """
     rng = np.random.default_rng(seed)
 
@@ -69,9 +77,9 @@ def random_model(
             q=linear(query, d, gain=1.5 / np.sqrt(shape.head_dim)),
             k=linear(kv, d, gain=1.5),
             v=linear(kv, d),
-            o=linear(d, query),
+            o=linear(d, query, gain=branch),
             gate_up=linear(2 * shape.ffn, d, gain=1.5),
-            down=linear(d, shape.ffn),
+            down=linear(d, shape.ffn, gain=branch),
             router=None if skip is None else _router(d, group, skip, rng),
         )
         for _ in range(shape.layers)

@@ -18,25 +18,38 @@ from numpy.typing import NDArray
 from skipstone.build import build_image
 from skipstone.compiler import compile_model
 from skipstone.devices import Device
-from skipstone.model import resolve_model
+from skipstone.model import ModelConfig, resolve_model
 from skipstone.runtime import Engine
 from skipstone.runtime.mailbox import Mailbox
 from skipstone.runtime.statistics import executed
 from skipstone.runtime.text import load_tokenizer
 from skipstone.spec.config import CoreConfig, named_config
 from skipstone.spec.image import Image
+from skipstone_sim.random_model import random_model
 from skipstone_sim.rtl import RtlDevice
 
 from .bound import DecodeBound
 from .data import load_texts
 from .rows import Row
-from .synthetic import LARGE, random_model
 
 __all__ = ["SUBJECTS", "DecodeCost", "Workload", "measure", "rows", "run", "workload"]
 
 RANDOM_MODEL = "random"
 SUBJECTS = ("sim-small:stories", "sim-large:random")
 """Cores and models that are measured if none are named."""
+
+_LARGE = ModelConfig(
+    name="random-46m",
+    hidden=1024,
+    layers=4,
+    heads=16,
+    kv_heads=4,
+    head_dim=64,
+    ffn=2816,
+    vocab=512,
+    max_positions=1024,
+)
+"""A Llama of the proportions of the 1 B class that fills the core sim-large."""
 
 _STALLS = ("stall_memory", "stall_epilogue", "stall_barrier", "stall_kv_write")
 
@@ -100,9 +113,9 @@ class DecodeCost:
 def workload(core: CoreConfig, model: str, prompt: int, count: int) -> Workload:
     """`count` tokens behind `prompt` others: of a model's held-out text, or random."""
     if model == RANDOM_MODEL:
-        image = compile_model(random_model(LARGE, group=core.group), core)
+        image = compile_model(random_model(_LARGE, group=core.group, skip=0.25, branch=0.1), core)
         rng = np.random.default_rng(2)
-        ids = rng.integers(0, LARGE.vocab, prompt + count).tolist()
+        ids = rng.integers(0, _LARGE.vocab, prompt + count).tolist()
     else:
         image = build_image(model, core)
         directory = resolve_model(model)

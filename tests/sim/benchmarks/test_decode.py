@@ -10,8 +10,8 @@ from skipstone.spec.config import CONFIGS
 from skipstone.spec.records import OUTPUT_RECORD
 from skipstone_sim.benchmarks.bound import DecodeBound
 from skipstone_sim.benchmarks.decode import run
-from skipstone_sim.benchmarks.synthetic import random_model
 from skipstone_sim.golden import GoldenDevice
+from skipstone_sim.random_model import random_model
 
 CORE = CONFIGS["sim-tiny"]
 SHAPE = {
@@ -29,7 +29,7 @@ SHAPE = {
 
 @pytest.fixture(scope="module", params=["kv_reuse", "kv_recompute"])
 def image(request):
-    model = random_model(ModelConfig(**SHAPE, kv_rule=request.param))
+    model = random_model(ModelConfig(**SHAPE, kv_rule=request.param), group=CORE.group)
     return compile_model(model, CORE)
 
 
@@ -74,7 +74,7 @@ def test_weights_are_those_golden_reads(image):
 
 def test_random_models_skip_as_asked():
     shape = ModelConfig(**SHAPE | {"hidden": 128, "layers": 3, "vocab": 256})
-    image = compile_model(random_model(shape, skip_rate=0.25), CORE)
+    image = compile_model(random_model(shape, group=CORE.group, skip=0.25, branch=0.1), CORE)
     tokens = np.random.default_rng(5).permutation(256)[:120].tolist()
     result = Engine(GoldenDevice(CORE), image).forward(tokens)
     skipped = result.counters["attention_skipped"] + result.counters["mlp_skipped"]
