@@ -423,16 +423,17 @@ class Core(wiring.Component):
         """What each counter counts."""
         s, add = self._sequencer, self._counters.increments
         words = self._reader.words
-        routed = Signal()
+        routed, busy = Signal(), Signal()
         m.d.sync += routed.eq(s.route)
         present = Signal.like(s.count)
         m.d.comb += present.eq(Mux(routed, s.count, 0))
         m.d.comb += [
             add.cycles.eq(self._supervisor.running),
-            add.array_busy.eq(self._linear.busy | self._attend.array_valid),
+            busy.eq(self._linear.busy | self._attend.array_valid),
+            add.array_busy.eq(busy),
             add.stall_memory.eq(self._linear.stall_words | self._attend.stall_words),
             add.stall_epilogue.eq(self._linear.stall_drain),
-            add.stall_barrier.eq(s.waiting),
+            add.stall_barrier.eq(s.waiting & ~busy),
             add.stall_kv_write.eq(self._kv_writer.i.valid & ~self._kv_writer.i.ready),
             add.words_weights.eq(_moves(words) & (words.payload.kind == ReadKind.WEIGHTS)),
             add.words_kv.eq(_moves(words) & (words.payload.kind == ReadKind.KV)),

@@ -90,7 +90,7 @@ _COUNTERS = [
     ("array_busy", "cycles in which the array consumed a word"),
     ("stall_memory", "cycles in which a consumer waited for the stream reader"),
     ("stall_epilogue", "cycles in which the array waited for its outputs to drain"),
-    ("stall_barrier", "cycles in which the sequencer waited at a barrier"),
+    ("stall_barrier", "cycles of waiting at a barrier in which the array was idle"),
     ("stall_kv_write", "cycles in which the epilogue waited for the KV writer"),
     ("words_weights", "words read for weights and scales"),
     ("words_kv", "words read for keys, values and their exponents"),
