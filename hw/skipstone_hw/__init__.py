@@ -1,1 +1,1 @@
-"""Skipstone."""
+"""The gateware: one module per unit, in token order; `core` only wires."""
