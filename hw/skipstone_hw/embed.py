@@ -17,11 +17,10 @@ from .layouts import (
     ReadKind,
     token_shape,
 )
+from .numeric.fp32 import ONE
 
-__all__ = ["ONE", "Embed", "InputRecordLayout", "TablesLayout"]
+__all__ = ["Embed", "InputRecordLayout", "TablesLayout"]
 
-ONE = 0x3F800000
-"""1.0 in binary32."""
 _FP16_UNIT = -24
 """Exponent of the smallest subnormal FP16 number."""
 _FP16_SHIFT_MAX = 30

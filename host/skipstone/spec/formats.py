@@ -60,11 +60,6 @@ class BlockFloat:
     bits: int
     group: int
 
-    @property
-    def mantissa_max(self) -> int:
-        """Largest mantissa magnitude."""
-        return 2 ** (self.bits - 1) - 1
-
     def exponents(self, x: NDArray[np.float32]) -> NDArray[np.int64]:
         """Shared exponents of `x` (..., n) -> (..., n / group), without the final rounding."""
         raw = np.ascontiguousarray(x, dtype=np.float32).view(np.uint32)
