@@ -1,6 +1,8 @@
 """LINEAR: streams a matrix past the tokens in the array's lanes.
 
-The matrix passes once for every T selected tokens. Its words take this way, one per cycle::
+The matrix is read once, however many tokens are selected: with more than T, tile after tile is
+kept in the tile buffer and replayed for each further lane group. Words take this way, one per
+cycle::
 
     word and activations ─▶ array ─▶ dot product of the group ─▶ · scale ─▶ >> exponents
       ─▶ + accumulator ─▶ drain buffer ─▶ pairs
@@ -10,8 +12,8 @@ they travel beside it; nothing after the words' handshake ever waits. A block's 
 let in once a drain buffer is set aside for the block.
 """
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
-from amaranth.lib import data, stream, wiring
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed, unsigned
+from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2, exact_log2
 
@@ -70,9 +72,9 @@ class Linear(wiring.Component):
     -------
     command : In(stream.Signature(LinearCommand(config)))
     words : In(stream.Signature(word_bits))
-        The matrix (`skipstone.spec.layout`), once for every T tokens of each command.
+        The matrix (`skipstone.spec.layout`), once for each command.
     o : Out(stream.Signature(PairLayout(config)))
-        Block by block, token by token.
+        Tile by tile, lane group by lane group, block by block, token by token.
     lanes : Out(LaneRead(config)).array(T)
     norm_token : Out(token_shape(config))
     norm : In(32)
@@ -197,30 +199,31 @@ class Linear(wiring.Component):
         wants_scales = Signal()
         scales = Signal(c.word_bits)
 
+        replay = self.build_tile(m, current, taken := Signal(), ends_pass := Signal())
+        source = Mux(current.replayed, replay, self.words.payload)
+        available = self.words.valid | current.replayed
         last_step = step == steps - 1
         last_group = group + 1 == current.groups
         ends_block = Signal()
-        ends_pass = Signal()
         blocked = Signal()
-        taken = Signal()
         weight = Signal()
         m.d.comb += [
             ends_block.eq(~wants_scales & last_step & last_group),
             ends_pass.eq(ends_block & (block + 1 == current.blocks)),
             blocked.eq(ends_block & (free == 0)),
-            self.words.ready.eq(running & ~blocked),
-            taken.eq(self.words.valid & self.words.ready),
+            self.words.ready.eq(running & ~blocked & ~current.replayed),
+            taken.eq(running & ~blocked & available),
             weight.eq(taken & ~wants_scales),
             reserved.eq(taken & ends_block),
             self.busy.eq(taken),
-            self.stall_words.eq(running & ~blocked & ~self.words.valid),
-            self.stall_drain.eq(running & blocked & self.words.valid),
+            self.stall_words.eq(running & ~blocked & ~available),
+            self.stall_drain.eq(running & blocked & available),
             passes.ready.eq(~running | (taken & ends_pass)),
         ]
 
         with m.If(taken):
             with m.If(wants_scales):
-                m.d.sync += [wants_scales.eq(0), scales.eq(self.words.payload)]
+                m.d.sync += [wants_scales.eq(0), scales.eq(source)]
             with m.Else():
                 m.d.sync += [word.eq(word + 1), step.eq(step + 1)]
                 with m.If(last_step):
@@ -266,7 +269,7 @@ class Linear(wiring.Component):
         ]
         with m.If(weight):
             m.d.sync += [
-                self.array_word.eq(self.words.payload),
+                self.array_word.eq(source),
                 entering.group_first.eq(step == 0),
                 entering.group_last.eq(last_step),
                 entering.block_first.eq(group == 0),
@@ -278,6 +281,28 @@ class Linear(wiring.Component):
             self.array_lanes.eq(entering.lanes),
         ]
         return entering, scales
+
+    def build_tile(self, m: Module, current: data.View, taken: Signal, ends_pass: Signal) -> Value:
+        """The tile buffer: written by a pass that is kept; returns the word that a replay takes."""
+        c = self._config
+        if c.max_chunk <= c.lanes:
+            return Const(0, c.word_bits)
+        m.submodules.tile = tile = memory.Memory(
+            shape=unsigned(c.word_bits), depth=c.tile_words, init=[]
+        )
+        write, read = tile.write_port(), tile.read_port()
+        place, after = Signal(range(c.tile_words)), Signal(range(c.tile_words))
+        m.d.comb += [
+            after.eq(
+                Mux(taken, Mux(ends_pass | ~(current.kept | current.replayed), 0, place + 1), place)
+            ),
+            write.addr.eq(place),
+            write.data.eq(self.words.payload),
+            write.en.eq(taken & current.kept),
+            read.addr.eq(after),
+        ]
+        m.d.sync += place.eq(after)
+        return read.data
 
     def build_exponents(
         self, m: Module, entering: data.View, current: data.View, scales: Signal
@@ -401,7 +426,7 @@ class Linear(wiring.Component):
             maximum = Signal(data.ArrayLayout(signed(8), c.lanes), name=f"maximum_{b}")
             index = Signal(16, name=f"block_{b}")
             with m.If(reserved & (next_buffer == b)):
-                m.d.sync += [kept.eq(current), index.eq(block)]
+                m.d.sync += [kept.eq(current), index.eq(current.first_block + block)]
             with m.If(entering.group_last & entering.block_last & (entering.buffer == b)):
                 for i, lane in enumerate(self.lanes):
                     with m.If(entering.lanes[i]):

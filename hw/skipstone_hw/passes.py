@@ -1,4 +1,9 @@
-"""Passes of a matrix: which tokens of a LINEAR command share one, and in which lanes."""
+"""Passes of a matrix: which tokens of a LINEAR command share one, and in which lanes.
+
+Up to T tokens share a pass over the whole matrix. More are gathered into full lane groups, and the
+matrix is cut into tiles of `tile_blocks` blocks: every lane group passes a tile before the next
+tile begins, so that each word is read from memory once and replayed from the tile buffer.
+"""
 
 from amaranth.hdl import Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
@@ -34,13 +39,19 @@ class LinearCommand(data.StructLayout):
 
 
 class PassLayout(data.StructLayout):
-    """One pass of the matrix: up to T tokens, ascending from lane 0; `lanes` has a bit for each."""
+    """One pass over `blocks` blocks from `first_block` on: up to T tokens, ascending from lane 0;
+    `lanes` has a bit for each. The words come from the tile buffer if it is `replayed`, otherwise
+    from memory, and are put into the tile buffer if others follow (`kept`).
+    """
 
     def __init__(self, config: CoreConfig):
         super().__init__(
             {
                 "groups": 16,
+                "first_block": 16,
                 "blocks": 16,
+                "kept": 1,
+                "replayed": 1,
                 "exponent": signed(8),
                 "source": unsigned(1),
                 "kind": PairKind,
@@ -92,11 +103,14 @@ class PassPlanner(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        command = Signal(LinearCommand(self._config))
-        remaining = command.select
+        c = self._config
+        command = Signal(LinearCommand(c))
+        remaining = Signal(c.max_chunk)  # tokens that have yet to pass the tile
+        first_block, blocks = Signal(16), Signal(16)  # of the tile, and from there to the end
+        begun = Signal()  # a lane group has passed the tile
         tokens = Signal.like(self.o.p.tokens)
         scales = Signal.like(self.o.p.scales)
-        lane = Signal(self._config.lanes, init=1)  # one-hot
+        lane = Signal(c.lanes, init=1)  # one-hot
         lanes = Signal.like(lane)
         captured = Signal.like(lane)
 
@@ -104,25 +118,40 @@ class PassPlanner(wiring.Component):
             with m.If(remaining[token]):
                 m.d.comb += self.norm_token.eq(token)
         m.d.sync += captured.eq(0)
-        for i in range(self._config.lanes):
+        for i in range(c.lanes):
             with m.If(captured[i]):
                 m.d.sync += scales[i].eq(Mux(command.norm, self.norm, ONE))
 
+        last_group, last_tile = Signal(), Signal()
+        tiled = ~last_group | begun
         m.d.comb += [
+            last_group.eq(~remaining.any()),
+            last_tile.eq(~tiled | (blocks <= c.tile_blocks)),
+            self.o.p.first_block.eq(first_block),
+            self.o.p.blocks.eq(Mux(last_tile, blocks, c.tile_blocks)),
+            self.o.p.kept.eq(~last_group & ~begun),
+            self.o.p.replayed.eq(begun),
             self.o.p.lanes.eq(lanes),
             self.o.p.tokens.eq(tokens),
             self.o.p.scales.eq(scales),
         ]
-        for name in ("groups", "blocks", "exponent", "source", "kind"):
+        for name in ("groups", "exponent", "source", "kind"):
             m.d.comb += getattr(self.o.p, name).eq(getattr(command, name))
 
         with m.FSM() as fsm:
             m.d.comb += self.idle.eq(fsm.ongoing("IDLE"))
             with m.State("IDLE"):
                 m.d.comb += self.command.ready.eq(1)
-                m.d.sync += [lane.eq(1), lanes.eq(0)]
+                m.d.sync += [
+                    command.eq(self.command.payload),
+                    remaining.eq(self.command.payload.select),
+                    first_block.eq(0),
+                    blocks.eq(self.command.payload.blocks),
+                    begun.eq(0),
+                    lane.eq(1),
+                    lanes.eq(0),
+                ]
                 with m.If(self.command.valid):
-                    m.d.sync += command.eq(self.command.payload)
                     m.next = "ASSIGN"
             with m.State("ASSIGN"):
                 rest = remaining & (remaining - 1)
@@ -132,7 +161,7 @@ class PassPlanner(wiring.Component):
                     lanes.eq(lanes | lane),
                     captured.eq(lane),
                 ]
-                for i in range(self._config.lanes):
+                for i in range(c.lanes):
                     with m.If(lane[i]):
                         m.d.sync += tokens[i].eq(self.norm_token)
                 with m.If(lane[-1] | ~rest.any()):
@@ -142,8 +171,14 @@ class PassPlanner(wiring.Component):
             with m.State("OFFER"):
                 m.d.comb += self.o.valid.eq(1)
                 with m.If(self.o.ready):
-                    m.d.sync += [lane.eq(1), lanes.eq(0)]
-                    m.next = "IDLE"
-                    with m.If(remaining.any()):
-                        m.next = "ASSIGN"
+                    m.d.sync += [lane.eq(1), lanes.eq(0), begun.eq(~last_group)]
+                    m.next = "ASSIGN"
+                    with m.If(last_group):
+                        m.d.sync += [
+                            remaining.eq(command.select),
+                            first_block.eq(first_block + c.tile_blocks),
+                            blocks.eq(blocks - c.tile_blocks),
+                        ]
+                        with m.If(last_tile):
+                            m.next = "IDLE"
         return m

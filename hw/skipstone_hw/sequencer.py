@@ -246,9 +246,6 @@ class Sequencer(wiring.Component):
 
         selected = self._select(m, p)
         select = Signal(c.max_chunk)  # of the current instruction
-        unread = Signal(
-            range(-c.lanes, c.max_chunk + 1)
-        )  # tokens whose weights are yet to be requested
         words = self._matrix_words(m)
         m.submodules.legality = legality = Legality(config=c)
         m.d.comb += [
@@ -335,7 +332,6 @@ class Sequencer(wiring.Component):
                     fail(CoreErrorCode.BAD_OPCODE)
             with m.State("CHECK"), m.If(self.instruction_ready):
                 m.d.sync += select.eq(selected)
-                m.d.sync += unread.eq(sum(selected[n] for n in range(c.max_chunk)))
                 m.next = "SELECT"
                 with m.If(~self.crc_ok):
                     fail(CoreErrorCode.PROGRAM_CRC)
@@ -356,14 +352,7 @@ class Sequencer(wiring.Component):
                 with m.If((i.opcode != Opcode.LINEAR) & (i.opcode != Opcode.ROUTER)):
                     m.next = "BARRIER"
                 with m.Elif(self.reads.valid & self.reads.ready):
-                    m.d.sync += unread.eq(unread - c.lanes)
                     m.next = "BARRIER"
-            with m.State("REREAD"):  # the matrix once more for the next lane group
-                m.d.comb += self.reads.valid.eq(1)
-                with m.If(self.reads.ready):
-                    m.d.sync += unread.eq(unread - c.lanes)
-                    with m.If(unread <= c.lanes):
-                        retire()
             with m.State("BARRIER"):
                 m.d.comb += self.waiting.eq(flag(i, Flag.BARRIER) & ~passed)
                 with m.If(~self.waiting):
@@ -372,7 +361,7 @@ class Sequencer(wiring.Component):
                         m.d.sync += stored.eq(0)
                     m.next = "ISSUE"
             with m.State("ISSUE"):
-                self._issue(m, p, select, unread, stored, calm, retire)
+                self._issue(m, p, select, stored, calm, retire)
             with m.State("BEGIN"):
                 m.d.comb += self.begin.eq(1)
                 m.next = "BEGINNING"
@@ -456,7 +445,7 @@ class Sequencer(wiring.Component):
         m.d.sync += words.eq(Mux(i.opcode == Opcode.LINEAR, per_block * i.blocks, router))
         return words
 
-    def _issue(self, m, p, select, unread, stored, calm, retire):
+    def _issue(self, m, p, select, stored, calm, retire):
         c = self._config
         i, kv = self.instruction, self.geometry.kv
         with m.Switch(i.opcode):
@@ -524,10 +513,7 @@ class Sequencer(wiring.Component):
                             ),
                             self.logits.all_rows.eq((p.mode & int(Mode.ALL_LOGITS)) != 0),
                         ]
-                    with m.If(unread > 0):
-                        m.next = "REREAD"
-                    with m.Else():
-                        retire()
+                    retire()
             with m.Case(Opcode.ATTEND):
                 m.d.comb += self.attend.valid.eq(1)
                 with m.If(self.attend.ready):

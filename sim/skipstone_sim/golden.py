@@ -365,9 +365,7 @@ class GoldenDevice(Device):
         source = chunk.x if i.source == Source.RESIDUAL else chunk.activation
         v = self._need(source, pc)[tokens]
         accumulator, exponent = linear(v, self._matrix(i, pc), i.exponent)
-        self._counters["words_weights"] += matrix_words(self.config, i.groups, i.blocks) * -(
-            -tokens.size // self.config.lanes
-        )
+        self._counters["words_weights"] += matrix_words(self.config, i.groups, i.blocks)
         scale = np.ones(len(tokens), np.float32)
         if Flag.NORM in i.flags:
             scale = self._reduce(s, chunk.x[tokens], pc)[0]

@@ -82,6 +82,8 @@ class Job:
     command: dict[str, Any]
     words: list[int]
     pairs: list[dict[str, Any]]
+    cycles: int
+    """Words that the array takes, replayed ones included."""
 
     @classmethod
     def random(
@@ -94,7 +96,8 @@ class Job:
     ) -> Job:
         rng = model.rng
         groups = groups or int(rng.choice([1, 2, GROUPS - 1, GROUPS, rng.integers(1, GROUPS + 1)]))
-        blocks = blocks or int(rng.choice([1, 1, 2, 3, 5]))
+        tile = CONFIG.tile_blocks
+        blocks = blocks or int(rng.choice([1, 1, 2, 3, tile + 1]))
         select = select or int(rng.integers(1, 1 << CHUNK))
         tokens = np.flatnonzero([select >> i & 1 for i in range(CHUNK)])
         source, norm = int(rng.integers(0, 2)), int(rng.integers(0, 2))
@@ -128,6 +131,7 @@ class Job:
         accumulators, exponents = linear(whole, padded, matrix_exponent)
 
         passes = [tokens[i : i + LANES] for i in range(0, len(tokens), LANES)]
+        tile = blocks if len(passes) == 1 else CONFIG.tile_blocks
         raw = [int.from_bytes(word.tobytes(), "little") for word in packed]
         at = {int(token): n for n, token in enumerate(tokens)}
         pairs = [
@@ -139,8 +143,9 @@ class Job:
                 "token": token,
                 "index": index,
             }
+            for first in range(0, blocks, tile)
             for lane_tokens in passes
-            for block in range(blocks)
+            for block in range(first, min(first + tile, blocks))
             for token in map(int, lane_tokens)
             for index in range(block * COLUMNS // 2, (block + 1) * COLUMNS // 2)
         ]
@@ -153,7 +158,7 @@ class Job:
             "norm": norm,
             "select": select,
         }
-        return cls(command, raw * len(passes), pairs)
+        return cls(command, raw, pairs, len(raw) * len(passes))
 
 
 class Bench:
@@ -253,7 +258,7 @@ async def full_rate(dut):
         jobs = [
             Job.random(bench.model, groups=GROUPS, blocks=4, select=select) for select in selects
         ]
-        total = sum(len(job.words) for job in jobs)
+        total = sum(job.cycles for job in jobs)
         bench.taken.clear()
         bench.output.times.clear()
         await bench.run(jobs)

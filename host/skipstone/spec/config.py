@@ -139,6 +139,23 @@ class CoreConfig:
         return self.rows // 4
 
     @property
+    def tile_blocks(self) -> int:
+        """Blocks of a matrix that are replayed when a chunk has more tokens than lanes.
+
+        Enough columns for whole groups of every kind of output (two for each element of SwiGLU), so
+        that no more than `lanes` tokens ever have a group under way.
+        """
+        columns = max(2 * self.group, min(128, self.word_bytes))
+        return max(1, columns // self.columns)
+
+    @property
+    def tile_words(self) -> int:
+        """Words of the longest tile."""
+        groups = max(self.max_hidden, self.max_activation) // self.group
+        scale_words = -(-groups // self.groups_per_scale_word)
+        return self.tile_blocks * (groups * self.steps_per_group + scale_words)
+
+    @property
     def max_activation(self) -> int:
         """Longest vector in the second activation buffer (attention output or FFN inner)."""
         return max(self.max_ffn, self.max_query)
