@@ -171,8 +171,9 @@ class Core(wiring.Component):
             s.reads,
         )
         words = self._reader.words
+        weights = words.payload.kind == ReadKind.WEIGHTS
         takers = [
-            (self._linear.words, words.payload.kind == ReadKind.WEIGHTS),
+            (self._linear.words, weights & ~s.dropping),
             (self._attend.words, words.payload.kind == ReadKind.KV),
         ]
         other = words.payload.kind == ReadKind.OTHER
@@ -191,6 +192,9 @@ class Core(wiring.Component):
             ]
             with m.If(mine):
                 m.d.comb += words.ready.eq(taker.ready)
+        with m.If(weights & s.dropping):
+            m.d.comb += words.ready.eq(1)
+        m.d.comb += s.dropped.eq(words.valid & weights & s.dropping)
 
     def _build_array(self, m):
         """The array and the activation buffer, shared by LINEAR and ATTEND."""
@@ -435,7 +439,8 @@ class Core(wiring.Component):
             add.stall_epilogue.eq(self._linear.stall_drain),
             add.stall_barrier.eq(s.waiting & ~busy),
             add.stall_kv_write.eq(self._kv_writer.i.valid & ~self._kv_writer.i.ready),
-            add.words_weights.eq(_moves(words) & (words.payload.kind == ReadKind.WEIGHTS)),
+            add.words_weights.eq(_moves(self._linear.words)),
+            add.words_unneeded.eq(s.dropped),
             add.words_kv.eq(_moves(words) & (words.payload.kind == ReadKind.KV)),
             add.words_other.eq(_moves(words) & (words.payload.kind == ReadKind.OTHER)),
             add.words_written.eq(_moves(self._writer.i)),

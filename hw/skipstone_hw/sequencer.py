@@ -4,6 +4,10 @@ Each instruction goes through the same steps: fetched and checked, its tokens se
 skipped, and nothing of it is read), its reads handed to the stream reader, then, behind its barrier
 if it has one, issued to its unit. Reads are requested before the barrier, so that the next matrix
 streams in while the previous unit still drains (decoupled access and execute; Smith, ISCA 1982).
+
+ROUTE names the matrix that follows if attention is executed. Its first words are requested before
+the decision is known; if no token needs it, they are dropped as they come. So a wrong guess costs
+`prefetch_words` words at the most.
 """
 
 from typing import Any
@@ -95,6 +99,10 @@ class Sequencer(wiring.Component):
     reads : Out(stream.Signature(ReadCommandLayout()))
     target : Out(WordTarget)
         Of words that are neither weights nor KV.
+    dropping : Out(1)
+        The next word is one of a wrong guess, for nobody.
+    dropped : In(1)
+        It has come.
     quiet : In(1)
         No unit has anything in work.
     position : Out(range(max_context + 1))
@@ -146,6 +154,8 @@ class Sequencer(wiring.Component):
     well_formed: Signal
     reads: stream.Interface
     target: Any
+    dropping: Signal
+    dropped: Signal
     quiet: Signal
     position: Signal
     count: Signal
@@ -201,6 +211,8 @@ class Sequencer(wiring.Component):
                 "well_formed": In(1),
                 "reads": Out(stream.Signature(ReadCommandLayout())),
                 "target": Out(WordTarget),
+                "dropping": Out(1),
+                "dropped": In(1),
                 "quiet": In(1),
                 "position": Out(unsigned(bits_for(c.max_context))),
                 "count": Out(unsigned(bits_for(c.max_chunk))),
@@ -247,6 +259,11 @@ class Sequencer(wiring.Component):
         selected = self._select(m, p)
         select = Signal(c.max_chunk)  # of the current instruction
         words = self._matrix_words(m)
+        # Words of the matrix at `guess` that were requested before its tokens were known.
+        ahead, guess = Signal(range(c.prefetch_words + 1)), Signal(ADDRESS_BITS)
+        to_drop = Signal(range(2 * c.prefetch_words + 1))
+        wrong = Signal()
+        m.d.sync += to_drop.eq(to_drop + Mux(wrong, ahead, 0) - self.dropped)
         m.submodules.legality = legality = Legality(config=c)
         m.d.comb += [
             legality.clear.eq(self.start),
@@ -280,11 +297,12 @@ class Sequencer(wiring.Component):
             self.attend.payload.layer.eq(i.layer),
             self.attend.payload.select.eq(select),
             self.route_layer.eq(i.layer),
-            self.reads.payload.address.eq(i.address),
-            self.reads.payload.words.eq(words),
+            self.reads.payload.address.eq(i.address + ahead),
+            self.reads.payload.words.eq(words - ahead),
             self.reads.payload.kind.eq(
-                Mux(i.opcode == Opcode.LINEAR, ReadKind.WEIGHTS, ReadKind.OTHER)
+                Mux(i.opcode == Opcode.ROUTER, ReadKind.OTHER, ReadKind.WEIGHTS)
             ),
+            self.dropping.eq(to_drop != 0),
         ]
         unwritten = Signal(c.max_chunk)
         m.d.comb += unwritten.eq(self.present & ~self.written)
@@ -339,19 +357,27 @@ class Sequencer(wiring.Component):
                     fail(CoreErrorCode.BAD_OPCODE)
             with m.State("SELECT"):  # the product of the matrix' dimensions settles
                 by_token = (i.opcode == Opcode.LINEAR) | (i.opcode == Opcode.ATTEND)
+                needed = (i.opcode == Opcode.LINEAR) & select.any() & (i.address == guess)
                 m.next = "READ"
+                with m.If((ahead != 0) & ~needed):
+                    m.d.comb += wrong.eq(1)
+                    m.d.sync += ahead.eq(0)
                 with m.If(by_token & ~select.any()):
                     m.d.comb += self.skipped.eq(1)
                     retire()
             with m.State("READ"):
+                guessing = (i.opcode == Opcode.ROUTE) & (i.blocks != 0) & (c.prefetch_words > 0)
+                reads = (i.opcode == Opcode.LINEAR) | (i.opcode == Opcode.ROUTER) | guessing
+                requested = Signal()
+                m.d.comb += requested.eq(self.reads.valid & self.reads.ready)
+                with m.If(guessing & (words > c.prefetch_words)):
+                    m.d.comb += self.reads.payload.words.eq(c.prefetch_words)
                 # Words arrive in the order of the requests: ATTEND's must be out first.
-                m.d.comb += self.reads.valid.eq(
-                    ((i.opcode == Opcode.LINEAR) | (i.opcode == Opcode.ROUTER))
-                    & ~self.attend_reading
-                )
-                with m.If((i.opcode != Opcode.LINEAR) & (i.opcode != Opcode.ROUTER)):
-                    m.next = "BARRIER"
-                with m.Elif(self.reads.valid & self.reads.ready):
+                m.d.comb += self.reads.valid.eq(reads & (words != ahead) & ~self.attend_reading)
+                with m.If(~reads | (words == ahead) | requested):
+                    m.d.sync += [ahead.eq(0), guess.eq(i.address)]
+                    with m.If(guessing):
+                        m.d.sync += ahead.eq(self.reads.payload.words)
                     m.next = "BARRIER"
             with m.State("BARRIER"):
                 m.d.comb += self.waiting.eq(flag(i, Flag.BARRIER) & ~passed)
@@ -426,7 +452,7 @@ class Sequencer(wiring.Component):
         return selected
 
     def _matrix_words(self, m):
-        """Words that LINEAR or ROUTER reads, two cycles after the instruction settled."""
+        """Words of the matrix or router record, two cycles after the instruction settled."""
         c = self._config
         i, hidden_groups = self.instruction, self.geometry.hidden_groups
         per_block = Signal(24)
@@ -442,7 +468,7 @@ class Sequencer(wiring.Component):
         m.d.sync += router.eq(1 + exponent_words + mantissa_words)
 
         words = Signal(24)
-        m.d.sync += words.eq(Mux(i.opcode == Opcode.LINEAR, per_block * i.blocks, router))
+        m.d.sync += words.eq(Mux(i.opcode == Opcode.ROUTER, router, per_block * i.blocks))
         return words
 
     def _issue(self, m, p, select, stored, calm, retire):

@@ -318,6 +318,8 @@ class GoldenDevice(Device):
     def _route(
         self, i: Instruction, s: _Program, chunk: _Chunk, pc: int
     ) -> dict[str, NDArray[np.generic]]:
+        ahead = matrix_words(self.config, i.groups, i.blocks)
+        self._words(i.address, min(ahead, self.config.prefetch_words), pc)
         _, skip = self._reduce(s, chunk.x, pc)
         execute = ~skip
         if chunk.forced is not None:

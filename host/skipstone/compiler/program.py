@@ -70,12 +70,19 @@ def _layer(
     stores = Select.ALL if layer == 0 or model.kv_rule == "kv_recompute" else attention
     barrier, norm = Flag.BARRIER, Flag.NORM
 
-    yield Instruction(opcode=Opcode.ROUTE, layer=layer, flags=barrier)
-
     def matrix(name: str) -> Matrix:
         return matrices[f"{layer}.{name}"]
 
-    yield _linear(matrix("q"), Epilogue.QUERY, layer=layer, select=attention, flags=norm)
+    first = matrix("q")
+    yield Instruction(
+        opcode=Opcode.ROUTE,
+        layer=layer,
+        flags=barrier,
+        address=first.address,
+        groups=first.groups,
+        blocks=first.blocks,
+    )
+    yield _linear(first, Epilogue.QUERY, layer=layer, select=attention, flags=norm)
     yield _linear(matrix("k"), Epilogue.KEY, layer=layer, select=stores, flags=norm)
     yield _linear(matrix("v"), Epilogue.VALUE, layer=layer, select=stores, flags=norm)
     # The next layer's routers are loaded while nothing writes the residual stream: no barrier.

@@ -45,6 +45,9 @@ class CoreConfig:
         Instructions the program buffer holds.
     fifo_words, burst_beats, outstanding
         Per port: FIFO depth in beats, longest burst, and reads in flight.
+    prefetch_words
+        Words of a matrix that are requested before it is known whether any token needs it; at most
+        `fifo_words`. 0: none.
     clock_mhz
         The clock that simulated time is quoted at.
     """
@@ -67,6 +70,7 @@ class CoreConfig:
     burst_beats: int = 16
     outstanding: int = 32
     clock_mhz: float = 200.0
+    prefetch_words: int = 32
 
     def __post_init__(self) -> None:
         problems = []
@@ -108,6 +112,11 @@ class CoreConfig:
             self.fifo_words >= 2 * self.burst_beats,
             f"fifo_words must be at least 2 * burst_beats = {2 * self.burst_beats}, "
             f"not {self.fifo_words}",
+        )
+        need(
+            0 <= self.prefetch_words <= self.fifo_words,
+            f"prefetch_words must be 0 to fifo_words = {self.fifo_words}, "
+            f"not {self.prefetch_words}",
         )
         need(self.outstanding >= 1, f"outstanding must be at least 1, not {self.outstanding}")
         if problems:

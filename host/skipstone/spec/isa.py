@@ -66,7 +66,9 @@ class Opcode(IntEnum):
     row → residual stream, and the RoPE row of its position → RoPE buffer."""
     ROUTE = 5
     """Fix both decisions of `layer` for each token of the chunk. A token whose residual was not
-    written since the router buffer was loaded is passed over the router vectors first."""
+    written since the router buffer was loaded is passed over the router vectors first. `groups` ×
+    `blocks` tiles at `address`: the matrix that follows if a token executes attention, which a core
+    may begin to read before it knows; no blocks, nothing to read."""
     LINEAR = 6
     """y = W·v for the selected tokens, `groups` × `blocks` tiles at `address`, `exponent` the
     largest scale exponent of the matrix, then the epilogue."""
@@ -238,7 +240,8 @@ def _operands(i: Instruction) -> str:
         case Opcode.EMBED:
             return f"input={at}"
         case Opcode.ROUTE:
-            return f"layer={i.layer}"
+            ahead = f" ahead={at} groups={i.groups} blocks={i.blocks}" if i.blocks else ""
+            return f"layer={i.layer}{ahead}"
         case Opcode.LINEAR:
             text = (
                 f"{i.epilogue.name.lower()} {at} groups={i.groups} blocks={i.blocks} "

@@ -95,6 +95,7 @@ _COUNTERS = [
     ("words_weights", "words read for weights and scales"),
     ("words_kv", "words read for keys, values and their exponents"),
     ("words_other", "words read for program, tables, routers and records"),
+    ("words_unneeded", "words read for a matrix that no token needed after all"),
     ("words_written", "words written"),
     ("instructions", "instructions executed"),
     ("instructions_skipped", "instructions that selected no token"),
