@@ -197,7 +197,7 @@ CONFIGS = {
         # A wider core, for benchmarks of larger synthetic layers.
         CoreConfig(
             name="sim-large", rows=32, columns=16, lanes=4, ports=4, port_bits=512,
-            max_hidden=1024, max_ffn=2816, max_query=1024, max_context=1024, max_chunk=16,
+            max_hidden=1024, max_ffn=2816, max_query=1024, max_context=1024, max_chunk=64,
             max_layers=32, clock_mhz=225.0,
         ),
     )
