@@ -21,10 +21,10 @@ from skipstone.devices import Device
 from skipstone.model import ModelConfig, resolve_model
 from skipstone.runtime import Engine
 from skipstone.runtime.mailbox import Mailbox
-from skipstone.runtime.statistics import executed
 from skipstone.runtime.text import load_tokenizer
 from skipstone.spec.config import CoreConfig, named_config
 from skipstone.spec.image import Image
+from skipstone.spec.records import decisions_of
 from skipstone_sim.random_model import random_model
 from skipstone_sim.rtl import RtlDevice
 
@@ -105,9 +105,9 @@ class DecodeCost:
             least = bound.token(records[:end])
             self.bound_weights += least.weights
             self.bound_kv += least.kv
-        ran = records[-count:]
-        self.attention_skipped += count * self.layers - executed(ran["attention"], self.layers)
-        self.mlp_skipped += count * self.layers - executed(ran["mlp"], self.layers)
+        skipped = ~decisions_of(records[-count:], self.layers)
+        self.attention_skipped += int(skipped[..., 0].sum())
+        self.mlp_skipped += int(skipped[..., 1].sum())
 
 
 def workload(core: CoreConfig, model: str, prompt: int, count: int) -> Workload:
