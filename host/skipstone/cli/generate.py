@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,16 @@ from rich.table import Table
 
 from ..devices import Device, open_device
 from ..model import SHIPPED, resolve_model
-from ..runtime import Engine, Generation, Sampler, encode_prompt, load_tokenizer
+from ..runtime import (
+    Engine,
+    First,
+    Generation,
+    Sampler,
+    Schedule,
+    SkipDecode,
+    encode_prompt,
+    load_tokenizer,
+)
 from ..runtime.statistics import Phase, Statistics
 from ..spec.errors import RequestError
 from ..spec.image import Image
@@ -30,6 +40,31 @@ __all__ = ["generate", "statistics_table"]
 
 _INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
+
+
+class DecisionChoice(StrEnum):
+    """Who decides what a token skips."""
+
+    routers = "routers"
+    all = "all"
+    none = "none"
+    skipdecode = "skipdecode"
+    first = "first"
+
+
+def _decisions(
+    choice: DecisionChoice, layers: int, prompt_tokens: int, max_tokens: int
+) -> Schedule | bool | None:
+    """What `Engine.generate` takes."""
+    match choice:
+        case DecisionChoice.routers:
+            return None
+        case DecisionChoice.skipdecode:
+            last = prompt_tokens + max(max_tokens, 1) - 1
+            return SkipDecode(layers, begin=prompt_tokens - 1, end=last, least=-(-layers // 2))
+        case DecisionChoice.first:
+            return First(prompt_tokens)
+    return choice is DecisionChoice.all
 
 
 def _cells(phase: Phase, clock_mhz: float) -> list[str]:
@@ -126,6 +161,13 @@ def generate(
     steps_per_run: Annotated[
         int, typer.Option(help="Greedy tokens the device takes between two looks of the host.")
     ] = 1,
+    decisions: Annotated[
+        DecisionChoice,
+        typer.Option(
+            help="What is executed: as the routers say; all; none; fewer layers the later the "
+            "token, down to half (SkipDecode); what most of the prompt's tokens used (FiRST)."
+        ),
+    ] = DecisionChoice.routers,
     wave: Annotated[
         Path | None, typer.Option(help="Record the rtl device's signals in this FST file.")
     ] = None,
@@ -145,7 +187,13 @@ def generate(
         opened = open_device(device, image.config, progress=narrator.line, **options)
     try:
         engine = Engine(opened, image, tokenizer)
-        generation = engine.generate(ids, max_tokens, sampler, steps_per_run=steps_per_run)
+        generation = engine.generate(
+            ids,
+            max_tokens,
+            sampler,
+            steps_per_run=steps_per_run,
+            decisions=_decisions(decisions, engine.layers, len(ids), max_tokens),
+        )
         completed = _stream(generation, prompt)
         stderr_console().print(statistics_table(generation.statistics, opened))
     finally:

@@ -2,13 +2,19 @@
 
 from .engine import Engine, Generation, StepResult
 from .sampling import Sampler
+from .schedules import DecisionMap, First, Given, Schedule, SkipDecode
 from .statistics import Statistics
 from .text import TextStream, encode_prompt, load_tokenizer
 
 __all__ = [
+    "DecisionMap",
     "Engine",
+    "First",
     "Generation",
+    "Given",
     "Sampler",
+    "Schedule",
+    "SkipDecode",
     "Statistics",
     "StepResult",
     "TextStream",

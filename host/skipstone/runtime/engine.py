@@ -13,14 +13,16 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ..devices import NO_TOKEN, Device, Run
 from ..spec.errors import RequestError
 from ..spec.image import Image
+from ..spec.records import decisions_of
 from ..spec.registers import Mode
-from .mailbox import Forced, Mailbox
+from .mailbox import Mailbox
 from .sampling import Sampler
+from .schedules import DecisionMap, Given, Schedule
 from .statistics import Phase, Statistics
 from .text import TextStream, Tokenizer
 
@@ -38,6 +40,8 @@ class StepResult:
     logits : float32 array (n, vocabulary)
         Of every token with `all_logits`, else of the last one (n = 1).
     records : OUTPUT_RECORD array (tokens,)
+    decisions : bool array (tokens, layers, modules)
+        What each token executed.
     next_token : int
         Argmax of the last logits.
     counters : dict of str to int
@@ -46,6 +50,7 @@ class StepResult:
 
     logits: NDArray[np.float32]
     records: NDArray[np.void]
+    decisions: DecisionMap
     next_token: int
     counters: dict[str, int]
 
@@ -103,9 +108,11 @@ class Engine:
 
     # -- one run ------------------------------------------------------------------------------
 
-    def _run(self, position: int, tokens: Sequence[int], forced: Forced | None, run: Run) -> int:
+    def _run(
+        self, position: int, tokens: Sequence[int], decisions: DecisionMap | None, run: Run
+    ) -> int:
         """Kick the device; returns how many tokens it completed."""
-        self._mailbox.write_tokens(tokens, forced)
+        self._mailbox.write_tokens(tokens, decisions)
         self.length = position
         try:
             self.device.start(run)
@@ -122,12 +129,14 @@ class Engine:
         tokens: Sequence[int],
         phase: Phase,
         *,
-        forced: Forced | None = None,
+        schedule: Schedule | None = None,
         steps: int = 0,
         mode: Mode = Mode(0),  # noqa: B008, an enum member is immutable
     ) -> NDArray[np.void]:
         """One run of a chunk and `steps` further greedy tokens; returns their records."""
         started = time.perf_counter()
+        positions = range(position, position + len(tokens))
+        decisions = None if schedule is None else schedule.decide(positions)
         run = Run(
             program_address=self.image.sections["program"].address,
             program_length=int(self.image.model["program_length"]),
@@ -137,8 +146,10 @@ class Engine:
             eos_token=self.eos[0] if self.eos else NO_TOKEN,
             mode=int(mode),
         )
-        done = self._run(position, tokens, forced, run)
+        done = self._run(position, tokens, decisions, run)
         records = self._mailbox.read_records(position, done)
+        if schedule is not None:
+            schedule.observe(positions, decisions_of(records, self.layers))
         phase.add(done, time.perf_counter() - started, self.device.counters())
         return records
 
@@ -157,6 +168,13 @@ class Engine:
         for start in range(0, len(tokens), size):
             yield start, tokens[start : start + size]
 
+    def _schedule(
+        self, decisions: Schedule | ArrayLike | None, positions: range
+    ) -> Schedule | None:
+        if decisions is None or isinstance(decisions, Schedule):
+            return decisions
+        return Given(decisions, self.layers, positions)
+
     # -- forward ------------------------------------------------------------------------------
 
     def forward(
@@ -164,16 +182,21 @@ class Engine:
         tokens: Sequence[int],
         position: int = 0,
         *,
-        forced: Forced | None = None,
+        decisions: Schedule | ArrayLike | None = None,
         all_logits: bool = False,
     ) -> StepResult:
         """Pass `tokens` through the model at `position` of the sequence.
 
-        What the device holds at or after `position` is forgotten. `forced` replaces the routers'
-        decisions.
+        What the device holds at or after `position` is forgotten.
 
-        Raises RequestError for no tokens, ids out of range, a position beyond the sequence, or
-        more tokens than the context holds; DeviceError if the core stops.
+        Parameters
+        ----------
+        decisions
+            In place of the routers': a schedule, or what `Given` makes one of: true or false for
+            all, a mask (layers, modules), or a map (tokens, layers, modules).
+
+        Raises RequestError for no tokens, ids out of range, a position beyond the sequence, more
+        tokens than the context holds, or decisions of another shape; DeviceError if the core stops.
         """
         self._check_tokens(tokens)
         if not 0 <= position <= self.length:
@@ -185,22 +208,23 @@ class Engine:
             raise RequestError(
                 f"{len(tokens)} tokens at position {position} exceed the context of {self.context}"
             )
-        if forced is not None and len(forced) != len(tokens):
-            raise RequestError(f"forced must have {len(tokens)} entries, not {len(forced)}")
+        schedule = self._schedule(decisions, range(position, position + len(tokens)))
         phase, logits, records = Phase(), [], []
         for offset, chunk in self._chunks(tokens):
             last = offset + len(chunk) == len(tokens)
             mode = Mode.LOGITS if last or all_logits else Mode(0)
             if all_logits:
                 mode |= Mode.ALL_LOGITS
-            maps = None if forced is None else forced[offset : offset + len(chunk)]
-            records.append(self._kick(position + offset, chunk, phase, forced=maps, mode=mode))
+            at = position + offset
+            records.append(self._kick(at, chunk, phase, schedule=schedule, mode=mode))
             if mode:
                 logits.append(self._mailbox.read_logits(len(chunk) if all_logits else 1))
+        together = np.concatenate(records)
         return StepResult(
             np.concatenate(logits),
-            np.concatenate(records),
-            int(records[-1]["next_token"][-1]),
+            together,
+            decisions_of(together, self.layers),
+            int(together["next_token"][-1]),
             phase.counters,
         )
 
@@ -213,6 +237,7 @@ class Engine:
         sampler: Sampler | None = None,
         *,
         steps_per_run: int = 1,
+        decisions: Schedule | ArrayLike | None = None,
     ) -> Generation:
         """Start a new sequence with `prompt` and continue it.
 
@@ -223,7 +248,10 @@ class Engine:
         sampler
             Greedy if not given.
         steps_per_run
-            Greedy tokens the device takes on its own between two looks of the host.
+            Greedy tokens the device takes on its own between two looks of the host; 1 with
+            `decisions`, for which the host looks at every token.
+        decisions
+            As in `forward`; a map has a row for each position up to the last that may run.
 
         Raises RequestError at once if the request cannot be served; nothing runs before the
         result is iterated.
@@ -237,7 +265,16 @@ class Engine:
             raise RequestError(f"max_tokens must be at least 1, not {max_tokens}")
         if steps_per_run < 1:
             raise RequestError(f"steps_per_run must be at least 1, not {steps_per_run}")
-        return Generation(self, list(prompt), max_tokens, sampler or Sampler(), steps_per_run)
+        if decisions is not None and steps_per_run > 1:
+            raise RequestError(
+                f"steps_per_run must be 1 where the host decides what is skipped, "
+                f"not {steps_per_run}"
+            )
+        last = min(len(prompt) + max_tokens - 1, self.context)
+        schedule = self._schedule(decisions, range(last))
+        return Generation(
+            self, list(prompt), max_tokens, sampler or Sampler(), steps_per_run, schedule
+        )
 
 
 def _token_ids(value: object) -> tuple[int, ...]:
@@ -270,6 +307,7 @@ class Generation:
     max_tokens: int
     sampler: Sampler
     steps_per_run: int
+    schedule: Schedule | None = None
     tokens: list[int] = field(default_factory=list)
     text: str = ""
     finish: Finish | None = None
@@ -332,17 +370,20 @@ class Generation:
 
     def _advance(self, pending: list[int], position: int, phase: Phase, left: int) -> list[int]:
         """Feed `pending` to the device; returns the tokens that follow, at most `left`."""
-        engine, greedy = self.engine, self.sampler.greedy
+        engine, greedy, schedule = self.engine, self.sampler.greedy, self.schedule
         chunks = list(engine._chunks(pending))
         for offset, chunk in chunks[:-1]:
-            self.statistics.add_records(engine._kick(position + offset, chunk, phase))
+            records = engine._kick(position + offset, chunk, phase, schedule=schedule)
+            self.statistics.add_records(records)
         offset, chunk = chunks[-1]
         room = engine.context - (position + len(pending))
         # Steps on the device belong to the decode phase.
         alone = greedy and phase is self.statistics.decode
         steps = min(self.steps_per_run, left, room + 1) - 1 if alone else 0
         mode = Mode(0) if greedy else Mode.LOGITS
-        records = engine._kick(position + offset, chunk, phase, steps=steps, mode=mode)
+        records = engine._kick(
+            position + offset, chunk, phase, schedule=schedule, steps=steps, mode=mode
+        )
         self.statistics.add_records(records)
         if greedy:
             return [int(t) for t in records["next_token"][len(chunk) - 1 :]]

@@ -10,12 +10,9 @@ from numpy.typing import NDArray
 from ..devices import Device
 from ..spec.errors import ImageError
 from ..spec.image import Image, Section
-from ..spec.records import FORCE, INPUT_RECORD, OUTPUT_RECORD, RECORD_BYTES
+from ..spec.records import INPUT_RECORD, OUTPUT_RECORD, RECORD_BYTES, force_decisions
 
-__all__ = ["Forced", "Mailbox"]
-
-Forced = Sequence[tuple[int, int]]
-"""For each token its (attention, MLP) maps: bit l executes layer l."""
+__all__ = ["Mailbox"]
 
 _SECTIONS = ("program", "input", "records", "logits")
 
@@ -37,14 +34,14 @@ class Mailbox:
         word, skip = divmod(offset, self._word_bytes)
         return self._device.read(section.address + word, skip + count)[skip:]
 
-    def write_tokens(self, tokens: Sequence[int], forced: Forced | None) -> None:
-        """Fill the input region."""
+    def write_tokens(
+        self, tokens: Sequence[int], decisions: NDArray[np.bool_] | None = None
+    ) -> None:
+        """Fill the input region; a decision map replaces the routers'."""
         records = np.zeros(len(tokens), INPUT_RECORD)
         records["token"] = tokens
-        if forced is not None:
-            records["flags"] = FORCE
-            records["attention"] = [int(a) for a, _ in forced]
-            records["mlp"] = [int(m) for _, m in forced]
+        if decisions is not None:
+            force_decisions(records, decisions)
         self._device.write(self._sections["input"].address, records.view(np.uint8))
 
     def read_records(self, position: int, count: int) -> NDArray[np.void]:

@@ -7,13 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Phase", "Statistics", "executed"]
+from ..spec.records import MODULES, decisions_of
 
-
-def executed(maps: NDArray[np.uint64], layers: int) -> int:
-    """Set bits among the lowest `layers` of all maps."""
-    bits = maps[:, None] >> np.arange(layers, dtype=np.uint64)
-    return int((bits & np.uint64(1)).sum())
+__all__ = ["Phase", "Statistics"]
 
 
 @dataclass
@@ -51,16 +47,14 @@ class Phase:
 
 @dataclass
 class Statistics:
-    """Sums over a generation; skips are taken from the output records.
+    """Sums over a generation; decisions are taken from the output records.
 
     Attributes
     ----------
     layers : int
     prefill, decode : Phase
-    attention_executed, mlp_executed : int
-        Token-layers.
-    records : int
-        Tokens whose record was read.
+    decisions : bool array (tokens, layers, modules)
+        What each token executed, in the order of the sequence.
     generated : int
         Tokens given to the caller.
     """
@@ -68,30 +62,30 @@ class Statistics:
     layers: int
     prefill: Phase = field(default_factory=Phase)
     decode: Phase = field(default_factory=Phase)
-    attention_executed: int = 0
-    mlp_executed: int = 0
-    records: int = 0
     generated: int = 0
+    decisions: NDArray[np.bool_] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.decisions = np.zeros((0, self.layers, len(MODULES)), np.bool_)
 
     def add_records(self, records: NDArray[np.void]) -> None:
-        """Count the maps of output records."""
-        self.records += len(records)
-        self.attention_executed += executed(records["attention"], self.layers)
-        self.mlp_executed += executed(records["mlp"], self.layers)
+        """Add the decisions of output records."""
+        executed = decisions_of(records, self.layers)
+        self.decisions = np.concatenate([self.decisions, executed])
 
-    def _skipped(self, done: int) -> float:
-        total = self.records * self.layers
-        return 1 - done / total if total else 0.0
+    def _skipped(self, module: str) -> float:
+        executed = self.decisions[..., MODULES.index(module)]
+        return 1 - float(executed.mean()) if executed.size else 0.0
 
     @property
     def attention_skipped(self) -> float:
         """Share of token-layers that skipped attention."""
-        return self._skipped(self.attention_executed)
+        return self._skipped("attention")
 
     @property
     def mlp_skipped(self) -> float:
         """Share of token-layers that skipped the MLP."""
-        return self._skipped(self.mlp_executed)
+        return self._skipped("mlp")
 
     @property
     def cycles(self) -> int:

@@ -113,5 +113,29 @@ def decode_command(
     )  # fmt: skip
 
 
+@app.command("skipping")
+def skipping_command(
+    on: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CORE:MODEL",
+            help="A model is a name, a directory, or a synthetic layer stack: 'stack' or 'kv'.",
+        ),
+    ] = None,
+    prompt: Annotated[int, typer.Option(min=1, help="Tokens of the prompt.")] = 16,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to decode.")] = 8,
+    context: Annotated[int, typer.Option(min=64, help="Longest context of the KV figures.")] = 512,
+    json: JsonOption = None,
+) -> None:
+    """What skipped tokens, layers and modules still cost: cycles, KV words, weights."""
+    from .skipping import SUBJECTS, run
+
+    subjects = on or list(SUBJECTS)
+    _report(
+        "skipping", lambda narrator: run(subjects, prompt, tokens, context, narrator.line), json,
+        on=subjects, prompt=prompt, tokens=tokens, context=context,
+    )  # fmt: skip
+
+
 if __name__ == "__main__":
     app(prog_name="bench")

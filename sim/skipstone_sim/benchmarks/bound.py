@@ -1,59 +1,42 @@
-"""The fewest words a decoded token can cost: executed weights and the K and V that its attention
-sees.
+"""The fewest words a sequence can cost: executed weights, and the K and V that attention sees.
 
 The core takes one word per cycle from memory, so this is also the fewest cycles. Counted from the
-program and the output records, not from the core's counters.
+program and the decision map, not from the core's counters.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
+from skipstone.runtime import DecisionMap
 from skipstone.spec.image import Image
-from skipstone.spec.isa import Epilogue, Instruction, Opcode, Select, decode_program
+from skipstone.spec.isa import Epilogue, Opcode, Select, decode_program
 from skipstone.spec.layout import KvLayout, matrix_words
+from skipstone.spec.records import MODULES
 
-__all__ = ["Bound", "DecodeBound"]
+__all__ = ["SequenceBound"]
 
-
-@dataclass(frozen=True)
-class Bound:
-    """Words of one token: weights with their scales; K, V and their exponents."""
-
-    weights: int
-    kv: int
-
-    @property
-    def words(self) -> int:
-        """Both."""
-        return self.weights + self.kv
+_MODULE_OF = {Select.ATTENTION: MODULES.index("attention"), Select.MLP: MODULES.index("mlp")}
 
 
-def _executes(select: Select, layer: int, record: NDArray[np.void]) -> bool:
-    """Whether an instruction is for the token of an output record."""
-    if select in (Select.ATTENTION, Select.MLP):
-        decisions = record["attention" if select is Select.ATTENTION else "mlp"]
-        return bool(int(decisions) >> layer & 1)
-    return True
-
-
-class DecodeBound:
-    """The bound of each token of a sequence.
+class SequenceBound:
+    """Words that the tokens of one sequence cannot do without.
 
     Parameters
     ----------
     image : Image
+    decisions : bool array (tokens, layers, modules)
+        What each token of the sequence executed.
     """
 
-    def __init__(self, image: Image):
-        self._config = image.config
+    def __init__(self, image: Image, decisions: DecisionMap):
+        self._config, self._decisions = image.config, decisions
         program = decode_program(np.asarray(image.sections["program"].data).tobytes())
         self._linear = [i for i in program if i.opcode is Opcode.LINEAR]
-        self._attend = [i for i in program if i.opcode is Opcode.ATTEND]
-        self._stores = {i.layer: i for i in self._linear if i.epilogue is Epilogue.KEY}
+        stores = {i.layer: i.select for i in self._linear if i.epilogue is Epilogue.KEY}
+        self._stored = np.stack([self._executes(stores[n], n) for n in sorted(stores)], axis=1)
+        """(tokens, layers): which layers stored K and V of a token."""
         m = image.model
         self._kv = KvLayout(
             0,
@@ -63,34 +46,51 @@ class DecodeBound:
             image.config.word_bytes,
         )
 
-    def token(self, records: NDArray[np.void]) -> Bound:
-        """Of the last of `records`, which are those of the whole sequence so far."""
-        weights = sum(
+    def _executes(self, select: Select, layer: int) -> NDArray[np.bool_]:
+        """(tokens,): for whom an instruction is; the last token of every pass has outputs."""
+        if select in _MODULE_OF:
+            return self._decisions[:, layer, _MODULE_OF[select]]
+        return np.ones(len(self._decisions), np.bool_)
+
+    def weights(self, tokens: range) -> int:
+        """Words of the weights and scales that a pass of these tokens needs, each once."""
+        return sum(
             matrix_words(self._config, i.groups, i.blocks)
             for i in self._linear
-            if _executes(i.select, i.layer, records[-1])
+            if self._executes(i.select, i.layer)[tokens.start : tokens.stop].any()
         )
-        stored = self._stored(records)
-        kv = sum(
-            self._words(stored, i)
-            for i in self._attend
-            if _executes(i.select, i.layer, records[-1])
-        )
-        return Bound(weights, kv)
 
-    def _stored(self, records: NDArray[np.void]) -> NDArray[np.bool_]:
-        """(tokens, layers): which layers stored K and V of a token."""
-        maps = [
-            [_executes(self._stores[layer].select, layer, r) for layer in sorted(self._stores)]
-            for r in records
-        ]
-        return np.array(maps)
+    def kv(self, token: int) -> int:
+        """Words of K, V and exponents that one token attends to, each layer for itself."""
+        return self._kv_words(token, held=False)
 
-    def _words(self, stored: NDArray[np.bool_], attend: Instruction) -> int:
-        """Words of K, V and exponents of every token's version in a layer, each word once."""
-        seen = stored[:, : attend.layer + 1]
-        version = attend.layer - np.argmax(seen[:, ::-1], axis=1)
-        rank: NDArray[np.int64] = (np.cumsum(seen, axis=0) - seen)[np.arange(len(seen)), version]
-        exponent_word = rank // self._kv.tokens_per_exponent_word
-        exponents = len(np.unique(np.stack([version, exponent_word]), axis=1).T)
-        return self._kv.head_groups * (2 * len(seen) + exponents)
+    def kv_new(self, token: int) -> int:
+        """The same, without versions that the token saw in a layer before: fresh and gaps."""
+        return self._kv_words(token, held=True)
+
+    def _kv_words(self, token: int, *, held: bool) -> int:
+        words, before = 0, -1
+        for layer in np.flatnonzero(self._decisions[token, :, _MODULE_OF[Select.ATTENTION]]):
+            seen = self._stored[: token + 1, : layer + 1]
+            version = layer - np.argmax(seen[:, ::-1], axis=1)
+            rank: NDArray[np.int64] = (np.cumsum(seen, axis=0) - seen)[
+                np.arange(token + 1), version
+            ]
+            wanted = version > before
+            places = np.stack([version, rank // self._kv.tokens_per_exponent_word])[:, wanted]
+            words += 2 * int(wanted.sum()) + np.unique(places, axis=1).shape[1]
+            before = int(layer) if held else -1
+        return self._kv.head_groups * words
+
+    def stored_words(self) -> int:
+        """Words that the packed store of the whole sequence takes."""
+        return self._store_words(self._stored.sum(axis=0))
+
+    def dense_words(self) -> int:
+        """What it would take if every token stored K and V in every layer."""
+        tokens, layers = self._stored.shape
+        return self._store_words(np.full(layers, tokens))
+
+    def _store_words(self, ranks: NDArray[np.int64]) -> int:
+        exponents = -(-ranks // self._kv.tokens_per_exponent_word)
+        return self._kv.head_groups * int((2 * ranks + exponents).sum())

@@ -13,22 +13,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skipstone.build import build_image
 from skipstone.compiler import compile_model
 from skipstone.devices import Device
 from skipstone.model import ModelConfig, resolve_model
-from skipstone.runtime import Engine
+from skipstone.runtime import DecisionMap, Engine
 from skipstone.runtime.mailbox import Mailbox
-from skipstone.runtime.statistics import executed
 from skipstone.runtime.text import load_tokenizer
 from skipstone.spec.config import CoreConfig, named_config
 from skipstone.spec.image import Image
+from skipstone.spec.records import decisions_of
 from skipstone_sim.random_model import random_model
 from skipstone_sim.rtl import RtlDevice
 
-from .bound import DecodeBound
+from .bound import SequenceBound
 from .data import load_texts
 from .rows import Row
 
@@ -91,23 +90,23 @@ class DecodeCost:
 
     def add(
         self,
-        bound: DecodeBound,
-        records: NDArray[np.void],
+        image: Image,
+        decisions: DecisionMap,
         count: int,
         wall_s: float,
         counters: dict[str, int],
     ) -> None:
-        """Count the last `count` of a sequence's `records`, which one run decoded."""
+        """Count the last `count` tokens of a sequence's `decisions`, which one run decoded."""
         self.tokens += count
         self.wall_s += wall_s
         self.counters.update(counters)
-        for end in range(len(records) - count + 1, len(records) + 1):
-            least = bound.token(records[:end])
-            self.bound_weights += least.weights
-            self.bound_kv += least.kv
-        ran = records[-count:]
-        self.attention_skipped += count * self.layers - executed(ran["attention"], self.layers)
-        self.mlp_skipped += count * self.layers - executed(ran["mlp"], self.layers)
+        bound = SequenceBound(image, decisions)
+        for token in range(len(decisions) - count, len(decisions)):
+            self.bound_weights += bound.weights(range(token, token + 1))
+            self.bound_kv += bound.kv(token)
+        skipped = ~decisions[-count:]
+        self.attention_skipped += int(skipped[..., 0].sum())
+        self.mlp_skipped += int(skipped[..., 1].sum())
 
 
 def workload(core: CoreConfig, model: str, prompt: int, count: int) -> Workload:
@@ -127,15 +126,18 @@ def workload(core: CoreConfig, model: str, prompt: int, count: int) -> Workload:
 def measure(device: Device, work: Workload) -> tuple[DecodeCost, DecodeCost]:
     """Decode with a run for each token, and greedily with one run for all."""
     engine = Engine(device, work.image)
-    mailbox, bound = Mailbox(device, work.image), DecodeBound(work.image)
+    mailbox = Mailbox(device, work.image)
     by_token, alone = DecodeCost(layers=engine.layers), DecodeCost(layers=engine.layers)
+
+    def decisions() -> DecisionMap:
+        return decisions_of(mailbox.read_records(0, engine.length), engine.layers)
 
     engine.forward(work.prompt)
     for token in work.tokens:
         begin = time.perf_counter()
         counters = engine.forward([token], engine.length).counters
         wall_s = time.perf_counter() - begin
-        by_token.add(bound, mailbox.read_records(0, engine.length), 1, wall_s, counters)
+        by_token.add(work.image, decisions(), 1, wall_s, counters)
 
     # The first token comes from the prefill; those that follow, one run decodes.
     count = len(work.tokens)
@@ -143,9 +145,8 @@ def measure(device: Device, work: Workload) -> tuple[DecodeCost, DecodeCost]:
     for _ in generation:
         pass
     phase = generation.statistics.decode
-    records = mailbox.read_records(0, engine.length)
     if phase.tokens:
-        alone.add(bound, records, phase.tokens, phase.wall_s, phase.counters)
+        alone.add(work.image, decisions(), phase.tokens, phase.wall_s, phase.counters)
     return by_token, alone
 
 

@@ -82,12 +82,10 @@ def _golden(variant: Variant) -> Ask:
         method=variant.method,
     )
     engine = Engine(GoldenDevice(CORE), image)
-    layers = np.arange(engine.layers, dtype=np.uint64)
 
     def ask(tokens: Sequence[int]) -> Answer:
         result = engine.forward(tokens, all_logits=True)
-        maps = [result.records[name][:, None] >> layers & 1 for name in ("attention", "mlp")]
-        return Answer(result.logits, np.stack(maps, axis=-1) == 0)
+        return Answer(result.logits, ~result.decisions)
 
     return ask
 

@@ -71,6 +71,18 @@ def test_generate(run):
     assert again[1] == out
 
 
+@pytest.mark.parametrize(
+    ("decisions", "skipped"),
+    [("all", "0.0 %"), ("none", "100.0 %"), ("skipdecode", None), ("first", None)],
+)
+def test_decisions_of_the_host(run, decisions, skipped):
+    code, out, err = run(*nano("--decisions", decisions))
+    assert code == 0
+    assert out.startswith(START)
+    shares = [line.split()[-2] + " %" for line in err.splitlines() if "skipped" in line]
+    assert skipped is None or shares == [skipped] * 2
+
+
 def test_seeds_decide_what_is_drawn(run):
     texts = [run(*nano("--temperature", 2.0, "--seed", s))[1] for s in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
@@ -128,6 +140,10 @@ def test_ctrl_c_keeps_the_text(run, monkeypatch):
         (("-m", "nano", ""), "the prompt is empty"),
         (("-m", "nano", "word " * 600), "tokens, the context holds 512"),
         (("-m", "nano", "--max-tokens", 0, START), "max_tokens must be at least 1, not 0"),
+        (
+            ("-m", "nano", "--decisions", "all", "--steps-per-run", 2, START),
+            "steps_per_run must be 1 where the host decides what is skipped, not 2",
+        ),
         (("-m", "nano", "--temperature", -1, START), "temperature must be 0 or more, not -1.0"),
         (("-m", "nano", "--top-p", 2, START), "top_p must be above 0 and at most 1, not 2.0"),
         (("-m", "nano", "--routers", "99", START), "no routers '99'"),

@@ -49,13 +49,53 @@ def test_all_logits(engine, fake):
     assert list(result.logits.argmax(axis=1)) == [fake.successor(t) for t in tokens]
 
 
-def test_forced_decisions(engine):
-    tokens = [4, 5, 6, 7, 8]
-    forced = [(n, 7 - n) for n in range(5)]
-    records = engine.forward(tokens, forced=forced).records
-    assert [(r["attention"], r["mlp"]) for r in records] == forced
-    with pytest.raises(RequestError, match="forced must have 5 entries, not 1"):
-        engine.forward(tokens, forced=[(0, 0)])
+def executed(records, fake):
+    """(tokens, layers, modules) from the records, bit by bit."""
+    return [
+        [[int(r[name]) >> n & 1 == 1 for name in ("attention", "mlp")] for n in range(fake.layers)]
+        for r in records
+    ]
+
+
+def test_decisions_are_reported(engine, fake):
+    result = engine.forward([4, 5, 6, 7, 8])
+    assert result.decisions.tolist() == executed(result.records, fake)
+    generation = engine.generate([9, 4, 5, 6, 2], 4, steps_per_run=2)
+    list(generation)
+    tokens = [9, 4, 5, 6, 2, *generation.tokens[:-1]]
+    maps = np.array([fake.maps(t, n) for n, t in enumerate(tokens)])
+    expected = maps[:, None, :] >> np.arange(fake.layers)[:, None] & 1
+    assert (generation.statistics.decisions == expected).all()
+
+
+def test_decisions_for_each_token(engine, fake):
+    wanted = np.random.default_rng(0).random((9, fake.layers, 2)) < 0.5
+    assert (engine.forward(range(2, 11), decisions=wanted).decisions == wanted).all()
+    assert (engine.forward([3, 4], 7, decisions=wanted[:2]).decisions == wanted[:2]).all()
+    generation = engine.generate([9, 4, 5, 6, 2], 5, decisions=wanted)
+    list(generation)
+    assert (generation.statistics.decisions == wanted).all()
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_the_same_decision_for_all(engine, value):
+    assert (engine.forward(range(2, 11), decisions=value).decisions == value).all()
+    mask = np.array([[value, True], [False, value], [True, False]])
+    generation = engine.generate([9, 4, 5], 5, decisions=mask)
+    list(generation)
+    assert (generation.statistics.decisions == mask).all()
+
+
+@pytest.mark.parametrize("bad", [[True], np.ones((2, 3, 2)), np.ones((4, 3, 2), bool), [[[True]]]])
+def test_decisions_of_a_wrong_shape(engine, bad):
+    message = r"bools of shape \(\), \(3, 2\) or \(2, 3, 2\), not \w+ of"
+    with pytest.raises(RequestError, match=message):
+        engine.forward([3, 4], decisions=bad)
+    with pytest.raises(RequestError, match=message):
+        engine.generate([3], 2, decisions=bad)
+    with pytest.raises(RequestError, match=r"steps_per_run must be 1 .*, not 4"):
+        engine.generate([3], 2, decisions=True, steps_per_run=4)
+    assert not engine.device.runs
 
 
 def test_a_sequence_grows_and_is_cut(engine):

@@ -7,8 +7,7 @@ from skipstone.compiler import compile_model
 from skipstone.model import ModelConfig
 from skipstone.runtime import Engine
 from skipstone.spec.config import CONFIGS
-from skipstone.spec.records import OUTPUT_RECORD
-from skipstone_sim.benchmarks.bound import DecodeBound
+from skipstone_sim.benchmarks.bound import SequenceBound
 from skipstone_sim.benchmarks.decode import run
 from skipstone_sim.golden import GoldenDevice
 from skipstone_sim.random_model import random_model
@@ -54,22 +53,34 @@ def plain_kv_words(image, attention):
 
 def test_kv_of_random_skip_patterns(image):
     rng = np.random.default_rng(3)
-    bound = DecodeBound(image)
     for count in (1, 2, 17, 60):
-        records = np.zeros(count, OUTPUT_RECORD)
-        records["attention"] = rng.integers(0, 16, count)
-        expected = plain_kv_words(image, records["attention"].tolist())
-        assert bound.token(records).kv == expected
+        decisions = rng.random((count, 4, 2)) < 0.5
+        attention = [sum(int(e) << n for n, e in enumerate(t)) for t in decisions[..., 0]]
+        bound = SequenceBound(image, decisions)
+        assert bound.kv(count - 1) == plain_kv_words(image, attention)
+        assert bound.kv_new(count - 1) <= bound.kv(count - 1)
+
+
+def test_what_was_seen_before_is_not_new(image):
+    """A token that attends everywhere needs each stored version exactly once."""
+    decisions = np.random.default_rng(3).random((40, 4, 2)) < 0.5
+    decisions[-1] = True
+    bound = SequenceBound(image, decisions)
+    assert bound.kv_new(39) == bound.stored_words()
+    decisions[:] = True
+    assert SequenceBound(image, decisions).stored_words() == bound.dense_words()
 
 
 def test_weights_are_those_golden_reads(image):
-    engine, bound = Engine(GoldenDevice(CORE), image), DecodeBound(image)
-    records = engine.forward([1, 2, 3]).records
+    engine = Engine(GoldenDevice(CORE), image)
+    decisions = engine.forward([1, 2, 3]).decisions
     rng = np.random.default_rng(4)
     for token in rng.integers(0, 64, 12):
         result = engine.forward([int(token)], engine.length)
-        records = np.concatenate([records, result.records])
-        assert bound.token(records).weights == result.counters["words_weights"]
+        at = len(decisions)
+        decisions = np.concatenate([decisions, result.decisions])
+        bound = SequenceBound(image, decisions)
+        assert bound.weights(range(at, at + 1)) == result.counters["words_weights"]
 
 
 def test_random_models_skip_as_asked():
