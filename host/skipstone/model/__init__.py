@@ -8,9 +8,12 @@ from .checkpoint import Checkpoint, load_checkpoint
 from .config import KvRule, ModelConfig, RopeScaling
 from .rope import rope_frequencies, rope_table
 from .routers import LayerRouters, Router
+from .shapes import SHAPES, named_shape, parameter_count
 from .shipped import SHIPPED, resolve_model
+from .synthetic import make_checkpoint
 
 __all__ = [
+    "SHAPES",
     "SHIPPED",
     "Checkpoint",
     "KvRule",
@@ -19,6 +22,9 @@ __all__ = [
     "RopeScaling",
     "Router",
     "load_checkpoint",
+    "make_checkpoint",
+    "named_shape",
+    "parameter_count",
     "resolve_model",
     "rope_frequencies",
     "rope_table",
