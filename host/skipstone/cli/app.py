@@ -11,6 +11,7 @@ import typer
 
 from .. import __version__
 from ..spec.errors import SkipstoneError, ToolError
+from .checkpoint import checkpoint_command
 from .compile import compile_command
 from .devices import devices
 from .disasm import disasm
@@ -23,6 +24,7 @@ __all__ = ["build_app", "main"]
 _COMMANDS: dict[str, Callable[..., Any]] = {
     "generate": generate,
     "compile": compile_command,
+    "checkpoint": checkpoint_command,
     "inspect": inspect,
     "disasm": disasm,
     "devices": devices,

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from skipstone.cli.console import Narrator
-from skipstone.model import SHIPPED
+from skipstone.model import SHAPES, SHIPPED
 from skipstone.spec.errors import SkipstoneError
 
 from .rows import Row, row_table, write_json
@@ -110,6 +110,30 @@ def decode_command(
     _report(
         "decode", lambda narrator: run(subjects, prompt, tokens, narrator.line), json,
         on=subjects, prompt=prompt, tokens=tokens,
+    )  # fmt: skip
+
+
+@app.command("conversion")
+def conversion_command(
+    shape: Annotated[
+        list[str] | None, typer.Option(help=f"One of {', '.join(SHAPES)}; may be repeated.")
+    ] = None,
+    layers: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Fewer layers than the shape has.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where the temporary checkpoint and image are put.")
+    ] = None,
+    json: JsonOption = None,
+) -> None:
+    """Time and peak memory of converting a large checkpoint; needs its size on disk."""
+    from .conversion import run
+
+    shapes = shape or ["llama-3.2-1b"]
+    _report(
+        "conversion",
+        lambda narrator: run(shapes, layers=layers, folder=folder, progress=narrator.line),
+        json, shape=shapes, layers=layers,
     )  # fmt: skip
 
 
