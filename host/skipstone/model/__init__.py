@@ -4,7 +4,7 @@ Nothing here needs torch: safetensors and torch's zip archives are parsed and bo
 package.
 """
 
-from .checkpoint import Checkpoint, load_checkpoint
+from .checkpoint import Checkpoint, load_checkpoint, read_config
 from .config import KvRule, ModelConfig, RopeScaling
 from .rope import rope_frequencies, rope_table
 from .routers import LayerRouters, Router
@@ -25,6 +25,7 @@ __all__ = [
     "make_checkpoint",
     "named_shape",
     "parameter_count",
+    "read_config",
     "resolve_model",
     "rope_frequencies",
     "rope_table",

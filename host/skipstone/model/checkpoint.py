@@ -21,7 +21,7 @@ from .config import KvRule, ModelConfig, parse_config
 from .routers import ROUTER_NAME, LayerRouters, read_router_file, routers_from_tensors
 from .tensors import FLOAT_DTYPES, TensorFile, read_json
 
-__all__ = ["INDEX_FILE", "Checkpoint", "expected_shapes", "load_checkpoint"]
+__all__ = ["INDEX_FILE", "Checkpoint", "expected_shapes", "load_checkpoint", "read_config"]
 
 _SINGLE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 _ROUTER_FILES = ("routers.safetensors", "router.safetensors", "router.pth")
@@ -96,6 +96,17 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     if not config.tied:
         shapes["lm_head.weight"] = (config.vocab, d)
     return shapes
+
+
+def read_config(directory: Path) -> ModelConfig:
+    """The configuration in ``config.json`` of a directory; weights need not be there.
+
+    Raises CheckpointError, or UnsupportedModelError with every reason.
+    """
+    config, reasons = _read_config(directory)
+    if reasons:
+        raise UnsupportedModelError(reasons)
+    return config
 
 
 def _read_config(directory: Path) -> tuple[ModelConfig, list[str]]:
@@ -219,9 +230,7 @@ def load_checkpoint(
     directory = Path(path)
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: not a directory")
-    config, reasons = _read_config(directory)
-    if reasons:
-        raise UnsupportedModelError(reasons)
+    config = read_config(directory)
     files, sources = _open_weights(directory)
     reasons = _check_tensors(config, files)
     if reasons:
