@@ -22,7 +22,7 @@ BIG = CoreConfig(
     max_layers=64, max_program=512,
 )  # fmt: skip
 SHAPE = ModelConfig(
-    name="m", hidden=128, layers=3, heads=4, kv_heads=2, head_dim=32, ffn=288, vocab=300,
+    name="m", hidden=128, layers=2, heads=4, kv_heads=2, head_dim=32, ffn=288, vocab=300,
     max_positions=256,
 )  # fmt: skip
 
