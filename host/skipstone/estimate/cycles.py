@@ -11,6 +11,7 @@ tokens execute what is given, so the model can be held against the gateware run 
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections import Counter
@@ -85,7 +86,7 @@ class RunCost:
     products : float
         Multiplications of an activation by a weight that matter.
     words : Counter of str
-        Words read: "weights", "kv", "other"; and "written".
+        Words read: "weights", "kv", "other", and "unneeded" (of wrong guesses); and "written".
     output_stalls : float
         Cycles in which the array waits for its outputs to leave.
     spent : Counter of str
@@ -139,6 +140,7 @@ class RunModel:
         self._program, self._config = program, config
         self._decisions, self._p, self._memory = decisions, parameters, memory
         self._rate = memory.rate(config)
+        self._runs: dict[tuple[int, int], int] = {}
         geometry = next(i for i in program if i.opcode is Opcode.GEOMETRY)
         self._hidden_groups = geometry.groups
         self._query_heads = geometry.source
@@ -153,6 +155,12 @@ class RunModel:
         }
         always = np.array([stores[layer] is Select.ALL for layer in range(geometry.blocks)])
         self.stored = decisions.attention | always
+
+    def with_parameters(self, parameters: Parameters) -> RunModel:
+        """The same runs with other constants; what does not depend on these is kept."""
+        other = copy.copy(self)
+        other._p = parameters
+        return other
 
     def run(self, position: int, count: int, *, steps: int = 0, mode: int = 0) -> RunCost:
         """Of a chunk of `count` tokens at `position`, and `steps` greedy tokens after it."""
@@ -170,11 +178,16 @@ class RunModel:
                 return count if mode & Mode.ALL_LOGITS else 1
         return count
 
-    def versions(self, layer: int, last: int) -> list[int]:
-        """Lengths of the runs of keys that the token at `last` sees in `layer`.
+    def key_runs(self, layer: int, last: int) -> int:
+        """How many runs of keys the token at `last` sees in `layer`.
 
         A run lies in one layer's store, at consecutive ranks, under one exponent word.
         """
+        if (layer, last) not in self._runs:
+            self._runs[layer, last] = self._lengths(layer, last)
+        return self._runs[layer, last]
+
+    def _lengths(self, layer: int, last: int) -> int:
         stored = self.stored[: last + 1, : layer + 1]
         version = layer - np.argmax(stored[:, ::-1], axis=1)
         ranks: NDArray[np.int64] = np.cumsum(stored, axis=0) - stored
@@ -185,7 +198,7 @@ class RunModel:
             | (rank[1:] != rank[:-1] + 1)
             | (rank[1:] % self._kv.tokens_per_exponent_word == 0)
         )
-        return np.diff(np.append(np.flatnonzero(new), last + 1)).tolist()
+        return int(new.sum())
 
 
 class _Walk:
@@ -203,6 +216,8 @@ class _Walk:
         self._rest = 0.0
         self._resting = "start"  # what the last unit to rest is at work for
         self._waited = 0.0
+        # The matrix whose first words were requested by ROUTE: address, words, when they come.
+        self._guess: tuple[int, int, float] | None = None
         self._fed_back = False
         self._written = True  # all tokens of the chunk, since the routers were loaded
         self._layer_written: Bool = np.zeros(0, np.bool_)
@@ -245,7 +260,7 @@ class _Walk:
                 case Opcode.EMBED:
                     self._embed()
                 case Opcode.ROUTE:
-                    self._route()
+                    self._route(i)
                 case Opcode.LINEAR:
                     name = i.epilogue.name.lower()
                     tokens = self._model.selected(i, self._position, self._count, self._mode)
@@ -319,7 +334,11 @@ class _Walk:
         self._rests("embed", self._now)
         self._layer_written = np.ones(self._count, np.bool_)
 
-    def _route(self) -> None:
+    def _route(self, i: Instruction) -> None:
+        c = self._config
+        words = min(c.prefetch_words, matrix_words(c, i.groups, i.blocks))
+        if words:
+            self._guess = (i.address, words, self._first_word(self._now))
         self._barrier()
         hidden = self._model._hidden_groups * self._config.group
         left = int((~self._layer_written).sum())
@@ -337,7 +356,16 @@ class _Walk:
 
     def _linear(self, i: Instruction, tokens: int) -> None:
         p, c = self._p, self._config
-        first_word = self._first_word(self._now)
+        first_word = rest_of_words = self._first_word(self._now)
+        ahead = 0
+        if self._guess is not None:
+            address, count, at = self._guess
+            if address == i.address:
+                first_word, ahead = at, count
+            else:  # the words that came are dropped
+                self.cost.words["unneeded"] += count
+                first_word = rest_of_words = max(first_word, at + count / self._rate)
+            self._guess = None
         if Flag.BARRIER in i.flags:
             self._barrier()
         self._now = issued = max(self._now, self._planner)
@@ -369,7 +397,7 @@ class _Walk:
                 at += stalled
                 busy += words_per_block * blocks
                 ends.append(drained)
-        at = max(at, start + moved - ready / self._rate)
+        at = max(at, start + moved - ready / self._rate, rest_of_words + moved - ahead / self._rate)
         late = max(0.0, at + p.pipeline + lane_groups[-1] * c.columns / 2 - drained)
         ends = [end + late for end in ends]
         self.cost.array_busy += busy
@@ -421,15 +449,15 @@ class _Walk:
         inverses = c.lanes * max(1, c.word_bytes // 32)
         for token in tokens:
             at += p.attend_token
-            runs = self._model.versions(i.layer, token)
+            runs = self._model.key_runs(i.layer, token)
             heads_left = self._model._kv_heads
             for _ in range(kv.head_groups):
                 heads = min(heads_left, kv.heads_per_word)
                 heads_left -= heads
-                keys = self._words("kv", len(runs) + token + 1)
+                keys = self._words("kv", runs + token + 1)
                 values = self._words("kv", token + 1)
                 at = max(at + c.columns / 2, first_word)
-                at += max(keys, len(runs) * p.key_run + len(runs) + token + 1)
+                at += max(keys, runs * p.key_run + runs + token + 1)
                 at += max(values, 2 * (token + 1))
                 self.cost.array_busy += 3 * (token + 1)
                 pairs = heads * self._query_pairs()

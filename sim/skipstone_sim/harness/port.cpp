@@ -34,7 +34,8 @@ void Port::fail(uint64_t now, const std::string &text) {
 void Port::drive(uint64_t now, const FlatMemory &memory) {
     const uint32_t stall = settings.stall;
     credit_ += settings.bandwidth;
-    if (credit_ > ONE_BEAT) credit_ = ONE_BEAT;
+    // Fractions are kept: a beat leaves whenever a whole one has accrued, never two at once.
+    if (credit_ > 2 * ONE_BEAT - 1) credit_ = 2 * ONE_BEAT - 1;
 
     *pins_.arready = !(hung & AR) && reads_.size() < settings.read_outstanding &&
                      !random_.chance(stall);
