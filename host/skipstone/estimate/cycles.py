@@ -254,6 +254,8 @@ class _Walk:
             self._now += p.fetch
             pc += 1
             name = i.opcode.name.lower()
+            tokens = self._model.selected(i, self._position, self._count, self._mode)
+            self._check_guess(i, tokens)
             match i.opcode:
                 case Opcode.ROUTER:
                     self._router()
@@ -263,7 +265,6 @@ class _Walk:
                     self._route(i)
                 case Opcode.LINEAR:
                     name = i.epilogue.name.lower()
-                    tokens = self._model.selected(i, self._position, self._count, self._mode)
                     if not tokens:
                         name = "skipped"
                     else:
@@ -347,6 +348,16 @@ class _Walk:
         self._rests("route", self._now - self._p.barrier)
         self._layer_written[:] = True
 
+    def _check_guess(self, i: Instruction, tokens: int) -> None:
+        """Words that were read ahead are dropped unless this instruction is what they are for."""
+        if self._guess is None:
+            return
+        address, count, at = self._guess
+        if i.opcode is not Opcode.LINEAR or not tokens or i.address != address:
+            self.cost.words["unneeded"] += count
+            self._stream = max(self._stream, at + count / self._rate)
+            self._guess = None
+
     def _mark(self, select: Select, layer: int) -> None:
         """Tokens whose residual vector is written."""
         chunk = slice(self._position, self._position + self._count)
@@ -359,12 +370,7 @@ class _Walk:
         first_word = rest_of_words = self._first_word(self._now)
         ahead = 0
         if self._guess is not None:
-            address, count, at = self._guess
-            if address == i.address:
-                first_word, ahead = at, count
-            else:  # the words that came are dropped
-                self.cost.words["unneeded"] += count
-                first_word = rest_of_words = max(first_word, at + count / self._rate)
+            _, ahead, first_word = self._guess
             self._guess = None
         if Flag.BARRIER in i.flags:
             self._barrier()

@@ -137,5 +137,25 @@ def conversion_command(
     )  # fmt: skip
 
 
+@app.command("estimate")
+def estimate_command(
+    core: Annotated[
+        list[str] | None, typer.Option(help="Only the grid's points on this core; repeatable.")
+    ] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Fit the model's constants anew and store them.")
+    ] = False,
+    json: JsonOption = None,
+) -> None:
+    """The cycle model against the simulated gateware; public models beside published machines."""
+    from .estimate import run
+
+    _report(
+        "estimate",
+        lambda narrator: run(cores=core, write=write, progress=narrator.line),
+        json, core=core, write=write,
+    )  # fmt: skip
+
+
 if __name__ == "__main__":
     app(prog_name="bench")

@@ -1,4 +1,5 @@
-"""The cycle model against the simulated gateware, and the fit of its constants.
+"""The cycle model against the simulated gateware, the fit of its constants, and what it says of
+public models.
 
 Random models of several shapes run on several cores, with memories of several latencies and
 bandwidths: prefill in chunks, then decoding at several contexts, with and without skipping. Each
@@ -10,17 +11,28 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.compiler import compile_model
-from skipstone.estimate import Calibration, Decisions, MemoryTiming, Parameters, RunModel
-from skipstone.model import ModelConfig
+from skipstone.estimate import (
+    Calibration,
+    Decisions,
+    MemoryTiming,
+    Parameters,
+    RunModel,
+    estimate,
+    load_calibration,
+)
+from skipstone.model import SHAPES, ModelConfig
 from skipstone.runtime import Engine
 from skipstone.runtime.mailbox import Mailbox
-from skipstone.spec.config import named_config
-from skipstone.spec.isa import decode_program
+from skipstone.runtime.statistics import Phase as Counted
+from skipstone.spec.config import CONFIGS, named_config
+from skipstone.spec.errors import ConfigError
+from skipstone.spec.isa import Instruction, decode_program
 from skipstone.spec.registers import Mode
 from skipstone_sim.random_model import random_model, random_shape
 from skipstone_sim.rtl import RtlDevice
@@ -28,7 +40,7 @@ from skipstone_sim.verilated import MemoryModel
 
 from .rows import Row
 
-__all__ = ["GRID", "Measured", "Phase", "Point", "errors", "fit", "measure", "rows", "worst"]
+__all__ = ["GRID", "Measured", "Phase", "Point", "calibrate", "errors", "fit", "measure", "run"]
 
 Progress = Callable[[str], None]
 
@@ -119,24 +131,25 @@ class Measured:
     """What the gateware did at a point, with what the model needs to be asked the same."""
 
     point: Point
-    program: tuple
+    program: tuple[Instruction, ...]
     attention: NDArray[np.bool_]
     mlp: NDArray[np.bool_]
     phases: tuple[Phase, ...]
 
-    def model(self, parameters: Parameters) -> RunModel:
+    @cached_property
+    def model(self) -> RunModel:
         """The cycle model of this point."""
         return RunModel(
             self.program,
             named_config(self.point.core),
             Decisions(self.attention, self.mlp),
-            parameters,
+            Parameters(),
             MemoryTiming(self.point.latency, self.point.bandwidth),
         )
 
     def estimates(self, parameters: Parameters) -> list[float]:
         """Cycles of each phase."""
-        model = self.model(parameters)
+        model = self.model.with_parameters(parameters)
         return [
             sum(model.run(at, n, steps=s, mode=m).cycles for at, n, s, m, _ in phase.runs)
             for phase in self.phases
@@ -194,8 +207,8 @@ def _measure(point: Point, device: RtlDevice) -> Measured:
         runs.append((at, 1, 0, int(Mode.LOGITS), engine.forward([token], at).counters["cycles"]))
     phases.append(Phase("decode", tuple(runs)))
     at = engine.length
-    engine._kick(at, [tokens[-1]], total := _counting(), steps=point.decode - 1)
-    phases.append(Phase("decode in one run", ((at, 1, point.decode - 1, 0, total.cycles),)))
+    engine._kick(at, [tokens[-1]], counted := Counted(), steps=point.decode - 1)
+    phases.append(Phase("decode in one run", ((at, 1, point.decode - 1, 0, counted.cycles),)))
     records = mailbox.read_records(0, engine.length)
     program = decode_program(np.asarray(image.sections["program"].data).tobytes())
     layers = point.shape.layers
@@ -203,12 +216,6 @@ def _measure(point: Point, device: RtlDevice) -> Measured:
         point, tuple(program), _maps(records, "attention", layers), _maps(records, "mlp", layers),
         tuple(phases),
     )  # fmt: skip
-
-
-def _counting():
-    from skipstone.runtime.statistics import Phase as Counted
-
-    return Counted()
 
 
 def errors(measured: Sequence[Measured], parameters: Parameters) -> NDArray[np.float64]:
@@ -222,45 +229,49 @@ def errors(measured: Sequence[Measured], parameters: Parameters) -> NDArray[np.f
     )
 
 
-def worst(measured: Sequence[Measured], parameters: Parameters) -> float:
-    """The largest |error|."""
-    return float(np.abs(errors(measured, parameters)).max())
-
-
 def fit(
     measured: Sequence[Measured],
     start: Parameters | None = None,
     *,
-    rounds: int = 12,
-    prior: float = 0.003,
+    rounds: int = 10,
+    prior: float = 0.002,
 ) -> Parameters:
     """Parameters of least squared relative error, held near `start` where nothing tells them apart.
 
-    Gauss-Newton with numeric slopes (the model is piecewise linear); parameters stay above 0.
+    Levenberg's method (Quart. Appl. Math. 2, 1944) with numeric slopes: the model is piecewise
+    linear, so a step that does not help is repeated shorter. Parameters stay above 0.
     """
     start = start or Parameters()
     names = [f.name for f in dataclasses.fields(Parameters)]
     first = np.array([getattr(start, n) for n in names])
-    weight = prior / np.maximum(first, 5.0)
-    best, x = first, first.copy()
-    least = np.inf
+    weight = np.diag(prior / np.maximum(first, 5.0))
+
+    def at(x: NDArray[np.float64]) -> Parameters:
+        return Parameters(**dict(zip(names, x.tolist(), strict=True)))
+
+    def residuals(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.concatenate([errors(measured, at(x)), weight @ (x - first)])
+
+    x, here = first, residuals(first)
+    damping = 1e-3
     for _ in range(rounds):
-        at = Parameters(**dict(zip(names, x.tolist(), strict=True)))
-        error = errors(measured, at)
-        loss = float(np.square(error).sum() + np.square(weight * (x - first)).sum())
-        if loss < least:
-            best, least = x.copy(), loss
-        slopes = np.empty((len(error), len(x)))
-        for n, name in enumerate(names):
-            moved = dataclasses.replace(at, **{name: float(x[n]) + 1.0})
-            slopes[:, n] = errors(measured, moved) - error
-        a = np.concatenate([slopes, np.diag(weight)])
-        b = np.concatenate([-error, -weight * (x - first)])
-        x = np.maximum(x + np.linalg.lstsq(a, b, rcond=None)[0], 0.0)
-    return Parameters(**dict(zip(names, best.tolist(), strict=True)))
+        slopes = np.stack([residuals(x + step) - here for step in np.eye(len(x))], axis=1)
+        while damping < 1e3:
+            shorten = damping * np.diag(np.sqrt(np.square(slopes).sum(axis=0)))
+            a = np.concatenate([slopes, shorten])
+            b = np.concatenate([-here, np.zeros(len(x))])
+            moved = np.maximum(x + np.linalg.lstsq(a, b, rcond=None)[0], 0.0)
+            there = residuals(moved)
+            if there @ there < here @ here:
+                x, here, damping = moved, there, damping / 4
+                break
+            damping *= 4
+        else:
+            break
+    return at(x)
 
 
-def calibration(measured: Sequence[Measured], parameters: Parameters) -> Calibration:
+def calibrate(measured: Sequence[Measured], parameters: Parameters) -> Calibration:
     """The parameters with their errors on what was measured."""
     error = np.abs(errors(measured, parameters))
     return Calibration(
@@ -273,27 +284,94 @@ def calibration(measured: Sequence[Measured], parameters: Parameters) -> Calibra
     )
 
 
-def rows(measured: Sequence[Measured], parameters: Parameters) -> list[Row]:
-    """Errors of every phase, and the worst."""
+def _error_rows(measured: Sequence[Measured], found: Calibration) -> list[Row]:
+    """Errors of every phase, their mean and the worst."""
     out = []
     for m in measured:
-        for estimate, phase in zip(m.estimates(parameters), m.phases, strict=True):
+        for estimated, phase in zip(m.estimates(found.parameters), m.phases, strict=True):
             out.append(
                 Row(
                     figure=f"estimate_error, {phase.name}",
-                    value=100 * (estimate / phase.cycles - 1),
+                    value=100 * (estimated / phase.cycles - 1),
                     unit="%",
                     kind="rtl",
-                    subject=f"{m.point.name}: {phase.cycles} cycles",
+                    subject=f"{m.point.name}: {phase.cycles:,} cycles",
                 )
             )
-    error = 100 * np.abs(errors(measured, parameters))
-    subject = f"{len(error)} phases"
+    subject = f"{found.phases} phases, {found.cycles:,} cycles on {', '.join(found.on)}"
     for name, value, aim in (
-        ("estimate_mean_error", error.mean(), ""),
-        ("estimate_worst_error", error.max(), "≤ 2"),
+        ("estimate_mean_error", found.mean_error, ""),
+        ("estimate_worst_error", found.worst_error, "≤ 2"),
     ):
-        out.append(
-            Row(figure=name, value=float(value), unit="%", kind="rtl", subject=subject, aim=aim)
-        )
+        row = Row(figure=name, value=100 * value, unit="%", kind="rtl", subject=subject, aim=aim)
+        out.append(row)
     return out
+
+
+PUBLISHED = (
+    ("SkipOPU, board, [128, 1024]", 143.4),
+    ("AccLLM, its simulator", 164.0),
+    ("FlightLLM, measured independently, KV 128", 57.1),
+)
+"""Tokens per second of Llama-2-7B on a U280: arXiv 2603.14785, 2505.03745, 2401.03868."""
+
+
+def _model_rows(found: Calibration) -> list[Row]:
+    """Public models on the cards, beside what was published for a U280."""
+    out = []
+    for board in ("u280", "u55c", "u50", "kv260"):
+        core = CONFIGS.get(board)
+        if core is None:
+            continue
+        for shape in SHAPES.values():
+            try:
+                e = estimate(shape, core, calibration=found)
+            except ConfigError:
+                continue
+            subject = f"{shape.name} on {board}, 25 % skipped, [{e.prompt}, {e.generate}]"
+            for figure, value, unit in (
+                ("decode_tokens_per_second", e.decode.tokens_per_s, "tokens/s"),
+                ("request_tokens_per_second", e.tokens_per_s, "tokens/s"),
+                ("time_to_first_token", 1e3 * e.time_to_first_token_s, "ms"),
+                ("decode_bandwidth_efficiency", 100 * e.decode.bandwidth_efficiency, "%"),
+                ("…_of_peak", 100 * e.decode.bandwidth_efficiency_of_peak, "%"),
+            ):
+                out.append(
+                    Row(figure=figure, value=value, unit=unit, kind="estimated", subject=subject)
+                )
+    out += [
+        Row(
+            figure="published_tokens_per_second",
+            value=value,
+            unit="tokens/s",
+            kind="published",
+            subject=f"llama-2-7b on u280: {who}",
+        )
+        for who, value in PUBLISHED
+    ]
+    return out
+
+
+def run(
+    *,
+    cores: Sequence[str] | None = None,
+    write: bool = False,
+    progress: Progress | None = None,
+) -> list[Row]:
+    """Measure the grid; judge the stored calibration, or with `write` a new one, and store it.
+
+    Raises ConfigError for a core that the grid does not use.
+    """
+    known = dict.fromkeys(point.core for point in GRID)
+    for core in cores or ():
+        if core not in known:
+            raise ConfigError(f"the grid has no core {core!r}; it has {', '.join(known)}")
+    measured = measure([p for p in GRID if not cores or p.core in cores], progress)
+    if write:
+        if progress is not None:
+            progress("fitting")
+        found = calibrate(measured, fit(measured))
+        found.save()
+    else:
+        found = calibrate(measured, load_calibration().parameters)
+    return _error_rows(measured, found) + _model_rows(found)
