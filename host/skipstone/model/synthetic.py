@@ -108,6 +108,18 @@ def _write_routers(path: Path, shape: ModelConfig, skip: float, rule: KvRule, se
             f.write(t.tobytes())
 
 
+def _write_tokenizer(path: Path) -> None:
+    """Byte-level, without merges: any text becomes ids 0 to 255."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {symbol: index for index, symbol in enumerate(alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(path))
+
+
 def make_checkpoint(
     shape: ModelConfig,
     directory: Path,
@@ -118,7 +130,8 @@ def make_checkpoint(
     shard_bytes: int = 2 << 30,
     progress: Progress | None = None,
 ) -> None:
-    """Write a Hugging Face directory of `shape`, filled at random.
+    """Write a Hugging Face directory of `shape`, filled at random, with a byte-level tokenizer
+    where the vocabulary has room for it.
 
     Parameters
     ----------
@@ -141,6 +154,8 @@ def make_checkpoint(
         _write_weights(partial, shape, seed, shard_bytes, progress)
         if skip is not None:
             _write_routers(partial / "routers.safetensors", shape, skip, kv_rule, seed)
+        if shape.vocab >= 256:
+            _write_tokenizer(partial / "tokenizer.json")
         config = shape.to_hf() | {"torch_dtype": "bfloat16"}
         (partial / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
         partial.rename(directory)

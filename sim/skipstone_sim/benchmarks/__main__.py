@@ -12,6 +12,7 @@ from rich.console import Console
 
 from skipstone.cli.console import Narrator
 from skipstone.model import SHAPES, SHIPPED
+from skipstone.quant.quantize import Method
 from skipstone.spec.errors import SkipstoneError
 
 from .rows import Row, row_table, write_json
@@ -121,6 +122,7 @@ def conversion_command(
     layers: Annotated[
         int | None, typer.Option(min=1, max=64, help="Fewer layers than the shape has.")
     ] = None,
+    gptq: Annotated[bool, typer.Option("--gptq", help="Instead of rounding to nearest.")] = False,
     folder: Annotated[
         Path | None, typer.Option(help="Where the temporary checkpoint and image are put.")
     ] = None,
@@ -130,11 +132,12 @@ def conversion_command(
     from .conversion import run
 
     shapes = shape or ["llama-3.2-1b"]
-    _report(
-        "conversion",
-        lambda narrator: run(shapes, layers=layers, folder=folder, progress=narrator.line),
-        json, shape=shapes, layers=layers,
-    )  # fmt: skip
+    method: Method = "gptq" if gptq else "rtn"
+
+    def measure(narrator: Narrator) -> list[Row]:
+        return run(shapes, layers=layers, method=method, folder=folder, progress=narrator.line)
+
+    _report("conversion", measure, json, shape=shapes, layers=layers, method=method)
 
 
 @app.command("estimate")

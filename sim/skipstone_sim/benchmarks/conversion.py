@@ -18,8 +18,16 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from skipstone.compiler import compile_to_file, plan_image
-from skipstone.model import load_checkpoint, make_checkpoint, named_shape, parameter_count
+from skipstone.model import (
+    SHIPPED,
+    load_checkpoint,
+    make_checkpoint,
+    named_shape,
+    parameter_count,
+    resolve_model,
+)
 from skipstone.quant import Quantizer
+from skipstone.quant.quantize import Method
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.errors import RequestError
 from skipstone.spec.image import Image
@@ -62,10 +70,13 @@ def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def convert(directory: Path, image: Path, core: CoreConfig) -> Conversion:
+def convert(
+    directory: Path, image: Path, core: CoreConfig, method: Method, text: str | None
+) -> Conversion:
     """Convert a checkpoint to an image file and load that, in this process."""
     start, begin = _peak_bytes(), time.perf_counter()
-    compile_to_file(Quantizer(load_checkpoint(directory), "rtn", core.group), core, image)
+    source = Quantizer(load_checkpoint(directory), method, core.group, text)
+    compile_to_file(source, core, image)
     converted, peak = time.perf_counter(), _peak_bytes()
     Image.load(image)
     return Conversion(
@@ -100,13 +111,18 @@ def run(
     shapes: Sequence[str],
     *,
     layers: int | None = None,
+    method: Method = "rtn",
     folder: Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[Row]:
     """Convert each of the named shapes; files lie in a temporary folder inside `folder`.
 
-    `layers` makes fewer layers than the shape has. Raises RequestError if the disk has no room.
+    `layers` makes fewer layers than the shape has. GPTQ calibrates on the text of the shipped
+    model, byte by byte. Raises RequestError if the disk has no room.
     """
+    text = None
+    if method == "gptq":
+        text = (resolve_model(SHIPPED[0]) / "calibration.txt").read_text(encoding="utf-8")
     out = []
     for name in shapes:
         shape = named_shape(name)
@@ -128,8 +144,10 @@ def run(
             if progress is not None:
                 progress(f"converting {name}")
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                task = pool.submit(convert, place / "checkpoint", place / "image", CORE)
+                task = pool.submit(
+                    convert, place / "checkpoint", place / "image", CORE, method, text
+                )
                 conversion = task.result()
-        subject = name if layers is None else f"{name}, {layers} layers"
+        subject = f"{name}, {method}" if layers is None else f"{name}, {layers} layers, {method}"
         out += _rows(subject, parameters, made_s, conversion)
     return out

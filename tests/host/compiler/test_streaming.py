@@ -29,16 +29,9 @@ SHAPE = ModelConfig(
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """Sharded, with routers, a byte-level tokenizer and text to calibrate on."""
+    """Sharded, with routers and a tokenizer."""
     path = tmp_path_factory.mktemp("models") / "m"
     make_checkpoint(SHAPE, path, shard_bytes=100_000)
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={c: n for n, c in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.save(str(path / "tokenizer.json"))
     return load_checkpoint(path)
 
 
