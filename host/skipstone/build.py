@@ -13,9 +13,9 @@ from pathlib import Path
 
 from . import compiler, model, quant, spec
 from .cache import cached, content_key
-from .compiler import compile_model
+from .compiler import compile_to_file
 from .model import Checkpoint, KvRule, load_checkpoint, resolve_model
-from .quant import quantize_model
+from .quant import Quantizer
 from .quant.quantize import Method
 from .spec.config import CoreConfig
 from .spec.errors import ImageError, RequestError
@@ -74,11 +74,8 @@ def build_image(
     text = calibration_text(checkpoint) if method == "gptq" else None
 
     def build(folder: Path) -> None:
-        quantized = quantize_model(
-            checkpoint, method, config.group, calibration_text=text, progress=progress
-        )
-        image = compile_model(quantized, config, kv_capacity=kv_capacity, progress=progress)
-        image.save(folder / _FILE)
+        source = Quantizer(checkpoint, method, config.group, calibration_text=text)
+        compile_to_file(source, config, folder / _FILE, kv_capacity=kv_capacity, progress=progress)
 
     choices = repr((checkpoint.config, checkpoint.routers is None, method, text, kv_capacity))
     files = [_hash_file(path) for path in checkpoint.sources]

@@ -123,6 +123,8 @@ def test_latency_and_bandwidth_are_kept(open_engine):
     slow = cycles(MemoryModel(latency=1, outstanding=8, write_outstanding=64, bandwidth=0.25))
     assert fast < 1100  # 800 beats through one memory
     assert 3200 <= slow < 3600
+    fractional = MemoryModel(latency=1, outstanding=8, write_outstanding=64, bandwidth=0.8)
+    assert 1000 <= cycles(fractional) < 1300
     late = cycles(MemoryModel(latency=200, outstanding=1))
     assert late > 400 / 16 * 200
 

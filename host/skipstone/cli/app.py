@@ -11,10 +11,13 @@ import typer
 
 from .. import __version__
 from ..spec.errors import SkipstoneError, ToolError
+from .bench import bench_command
+from .checkpoint import checkpoint_command
 from .compile import compile_command
 from .devices import devices
 from .disasm import disasm
 from .doctor import doctor
+from .estimate import estimate_command
 from .generate import generate
 from .inspect import inspect
 
@@ -23,6 +26,9 @@ __all__ = ["build_app", "main"]
 _COMMANDS: dict[str, Callable[..., Any]] = {
     "generate": generate,
     "compile": compile_command,
+    "estimate": estimate_command,
+    "bench": bench_command,
+    "checkpoint": checkpoint_command,
     "inspect": inspect,
     "disasm": disasm,
     "devices": devices,

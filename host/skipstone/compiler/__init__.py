@@ -1,11 +1,19 @@
 """From a quantized model to a memory image, in named steps.
 
-check → pack → place → program → assemble; each is a function of this package and can be called and
-inspected on its own.
+check → place → pack → program; each is a function of this package and can be called and inspected
+on its own. All but packing need the model's shape only.
 """
 
-from .compile import compile_model
+from .compile import compile_model, compile_to_file
 from .fit import check_fit
+from .plan import Plan, plan_image
 from .program import build_program
 
-__all__ = ["build_program", "check_fit", "compile_model"]
+__all__ = [
+    "Plan",
+    "build_program",
+    "check_fit",
+    "compile_model",
+    "compile_to_file",
+    "plan_image",
+]

@@ -5,8 +5,13 @@ from __future__ import annotations
 from ..model import ModelConfig
 from ..spec.config import CoreConfig
 from ..spec.errors import ConfigError
+from .program import program_length
 
 __all__ = ["check_fit"]
+
+KV_CAPACITY_MAX = 0xFFFF
+BLOCKS_MAX = 0xFFFF
+"""What the fields of GEOMETRY and LINEAR hold."""
 
 
 def check_fit(model: ModelConfig, config: CoreConfig, kv_capacity: int) -> None:
@@ -29,8 +34,11 @@ def check_fit(model: ModelConfig, config: CoreConfig, kv_capacity: int) -> None:
     at_most("num_hidden_layers", model.layers, config.max_layers)
     at_most("query heads per KV head", gqa, config.lanes)
     at_most("head_dim", model.head_dim, min(128, config.word_bytes))
-    at_most("KV capacity (tokens)", kv_capacity, config.max_context)
-    at_most("num_hidden_layers * 9 + 7 instructions", model.layers * 9 + 7, config.max_program)
+    at_most("KV capacity (tokens)", kv_capacity, min(config.max_context, KV_CAPACITY_MAX))
+    instructions = program_length(model.layers)
+    at_most("instructions of the program", instructions, config.max_program)
+    tiles = -(-max(2 * model.ffn, model.vocab) // config.columns)
+    at_most("blocks of columns of a matrix", tiles, BLOCKS_MAX)
     for what, value in (("hidden_size", model.hidden), ("intermediate_size", model.ffn)):
         multiple(what, value, config.group)
         multiple(what, value, config.columns)

@@ -15,7 +15,7 @@ from ..spec.config import CoreConfig
 from ..spec.isa import Epilogue, Flag, Instruction, Opcode, Select, Source
 from ..spec.layout import row_words
 
-__all__ = ["Matrix", "build_program"]
+__all__ = ["Matrix", "build_program", "program_length"]
 
 LOOP_START = 2
 """Where NEXT continues: behind the two set-up instructions."""
@@ -108,6 +108,11 @@ def _layer(
     )
 
 
+def program_length(layers: int) -> int:
+    """Instructions of a model of so many layers."""
+    return 9 * layers + 6
+
+
 def build_program(
     model: ModelConfig,
     config: CoreConfig,
@@ -161,4 +166,5 @@ def build_program(
         Instruction(opcode=Opcode.NEXT, flags=barrier, a=LOOP_START),
         Instruction(opcode=Opcode.HALT, flags=barrier),
     ]
+    assert len(program) == program_length(model.layers)
     return program

@@ -21,9 +21,9 @@ from .config import KvRule, ModelConfig, parse_config
 from .routers import ROUTER_NAME, LayerRouters, read_router_file, routers_from_tensors
 from .tensors import FLOAT_DTYPES, TensorFile, read_json
 
-__all__ = ["Checkpoint", "expected_shapes", "load_checkpoint"]
+__all__ = ["INDEX_FILE", "Checkpoint", "expected_shapes", "load_checkpoint", "read_config"]
 
-_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_SINGLE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 _ROUTER_FILES = ("routers.safetensors", "router.safetensors", "router.pth")
 _DERIVED = re.compile(r".*\.rotary_emb\.(inv_freq|cos_cached|sin_cached)")
 """Tensors that old checkpoints carry and the config determines."""
@@ -51,17 +51,22 @@ class Checkpoint:
     sources: tuple[Path, ...]
     _files: Mapping[str, TensorFile] = field(repr=False)
 
-    def tensor(self, name: str) -> NDArray[np.float32]:
-        """The tensor of this Hugging Face name. Raises CheckpointError if it is not finite."""
+    def tensor(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
+        """The tensor of this Hugging Face name, or its rows `start` to `stop`.
+
+        Raises CheckpointError if it is not finite.
+        """
         try:
             file = self._files[name]
         except KeyError:
             raise CheckpointError(f"{self.directory}: no tensor named {name!r}") from None
-        return file.read(name)
+        return file.read(name, start, stop)
 
-    def layer_tensor(self, layer: int, name: str) -> NDArray[np.float32]:
-        """``model.layers.LAYER.NAME.weight``."""
-        return self.tensor(f"model.layers.{layer}.{name}.weight")
+    def layer_tensor(
+        self, layer: int, name: str, start: int = 0, stop: int | None = None
+    ) -> NDArray[np.float32]:
+        """``model.layers.LAYER.NAME.weight``, or its rows `start` to `stop`."""
+        return self.tensor(f"model.layers.{layer}.{name}.weight", start, stop)
 
     @property
     def head_name(self) -> str:
@@ -93,6 +98,17 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def read_config(directory: Path) -> ModelConfig:
+    """The configuration in ``config.json`` of a directory; weights need not be there.
+
+    Raises CheckpointError, or UnsupportedModelError with every reason.
+    """
+    config, reasons = _read_config(directory)
+    if reasons:
+        raise UnsupportedModelError(reasons)
+    return config
+
+
 def _read_config(directory: Path) -> tuple[ModelConfig, list[str]]:
     path = directory / "config.json"
     try:
@@ -106,12 +122,12 @@ def _shards(directory: Path) -> tuple[list[Path], dict[str, Any] | None]:
     """Weight files, and the index' map if there is one."""
     if (directory / _SINGLE).exists():
         return [directory / _SINGLE], None
-    index = directory / _INDEX
+    index = directory / INDEX_FILE
     if not index.exists():
         hint = ""
         if any(directory.glob("*.bin")):
             hint = "; convert the .bin files to safetensors first"
-        raise CheckpointError(f"{directory}: neither {_SINGLE} nor {_INDEX} is there{hint}")
+        raise CheckpointError(f"{directory}: neither {_SINGLE} nor {INDEX_FILE} is there{hint}")
     weight_map = read_json(index.read_bytes(), str(index)).get("weight_map")
     if not isinstance(weight_map, dict) or not all(
         isinstance(f, str) and PurePath(f).name == f and f not in ("", "..")
@@ -132,7 +148,7 @@ def _open_weights(directory: Path) -> tuple[dict[str, TensorFile], list[Path]]:
             files[name] = file
     for name, shard in (weight_map or {}).items():
         if name not in files or files[name].path.name != shard:
-            raise CheckpointError(f"{directory / shard}: lacks tensor {name!r} of {_INDEX}")
+            raise CheckpointError(f"{directory / shard}: lacks tensor {name!r} of {INDEX_FILE}")
     return files, paths
 
 
@@ -214,9 +230,7 @@ def load_checkpoint(
     directory = Path(path)
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: not a directory")
-    config, reasons = _read_config(directory)
-    if reasons:
-        raise UnsupportedModelError(reasons)
+    config = read_config(directory)
     files, sources = _open_weights(directory)
     reasons = _check_tensors(config, files)
     if reasons:

@@ -166,8 +166,8 @@ class TensorFile:
         if at != size:
             raise self._error(f"{size - at} bytes after the last tensor belong to no tensor")
 
-    def read(self, name: str) -> NDArray[np.float32]:
-        """The tensor as float32.
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
+        """The tensor as float32, or its rows `start` to `stop` (first axis).
 
         Raises CheckpointError if it is not of a floating dtype we read, or holds NaN or infinity.
         """
@@ -175,18 +175,27 @@ class TensorFile:
         if t.dtype not in FLOAT_DTYPES:
             allowed = ", ".join(FLOAT_DTYPES)
             raise self._error(f"tensor {name!r}: dtype must be one of {allowed}, not {t.dtype}")
-        raw = np.fromfile(self.path, np.uint8, count=t.end - t.start, offset=t.start)
-        if raw.size != t.end - t.start:
+        if not t.shape:
+            start, stop = 0, None
+        rows = range(t.shape[0] if t.shape else 1)[start:stop]
+        shape = (len(rows), *t.shape[1:]) if t.shape else ()
+        row_bytes = math.prod(t.shape[1:]) * FLOAT_DTYPES[t.dtype]
+        count = len(rows) * row_bytes
+        raw = np.fromfile(self.path, np.uint8, count=count, offset=t.start + rows.start * row_bytes)
+        if raw.size != count:
             raise self._error(f"tensor {name!r}: the file was truncated while it was in use")
-        value = widen(raw, t.dtype).reshape(t.shape)
-        check_finite(value, f"{self.path}: tensor {name!r}")
+        value = widen(raw, t.dtype).reshape(shape)
+        check_finite(value, f"{self.path}: tensor {name!r}", first_row=rows.start)
         return value
 
 
-def check_finite(value: NDArray[np.float32], what: str) -> None:
-    """Raise CheckpointError naming the first element that is NaN or infinite."""
+def check_finite(value: NDArray[np.float32], what: str, *, first_row: int = 0) -> None:
+    """Raise CheckpointError naming the first element that is NaN or infinite.
+
+    `first_row` is added to the row that is named.
+    """
     finite = np.isfinite(value)
     if not finite.all():
         index = np.unravel_index(int(np.argmin(finite)), value.shape)
-        place = ", ".join(str(int(i)) for i in index)
+        place = ", ".join(str(int(i) + first_row * (n == 0)) for n, i in enumerate(index))
         raise CheckpointError(f"{what}: element [{place}] is {value[index]}, not a finite number")

@@ -4,15 +4,17 @@ Fold (constants into matrices) → round (to nearest, or GPTQ on calibration tex
 """
 
 from .gptq import quantize_gptq
-from .quantize import quantize_model
+from .quantize import Quantizer, quantize_model
 from .rtn import quantize_rtn
-from .types import QuantizedLayer, QuantizedLinear, QuantizedModel
+from .types import QuantizedLayer, QuantizedLinear, QuantizedModel, QuantizedSource
 from .unfold import dequantized_checkpoint, dequantized_routers
 
 __all__ = [
     "QuantizedLayer",
     "QuantizedLinear",
     "QuantizedModel",
+    "QuantizedSource",
+    "Quantizer",
     "dequantized_checkpoint",
     "dequantized_routers",
     "quantize_gptq",

@@ -34,6 +34,14 @@ class Dequantizable(Protocol):
         ...
 
 
+class Embedding(Protocol):
+    """An embedding table, or what can be asked for its rows."""
+
+    def __getitem__(self, tokens: NDArray[np.int64], /) -> NDArray[np.float16]:
+        """Rows of `tokens`."""
+        ...
+
+
 Rounded = TypeVar("Rounded", bound=Dequantizable)
 
 
@@ -109,7 +117,8 @@ class Calibration:
     config : ModelConfig
     group : int
         Elements that share a router exponent.
-    embedding : float16 array (vocab, hidden)
+    embedding
+        Gives the FP16 rows (n, hidden) of an array of n token ids when indexed by it.
     sequences : token ids
 
     Attributes
@@ -121,7 +130,7 @@ class Calibration:
         self,
         config: ModelConfig,
         group: int,
-        embedding: NDArray[np.float16],
+        embedding: Embedding,
         sequences: Sequence[Sequence[int]],
     ):
         self.config, self.group = config, group
@@ -161,7 +170,7 @@ class Calibration:
         done: dict[str, Rounded] = {}
 
         def apply(name: str, inputs: Float32) -> Float32:
-            done[name] = round_matrix(getattr(folded, name), inputs)
+            done[name] = round_matrix(folded.matrix(name).whole(), inputs)
             return inputs @ done[name].dequantize().T
 
         def heads(y: Float32) -> Float32:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 from ..model import ModelConfig
 from ..spec.layout import RouterRecord
 
-__all__ = ["MATRICES", "QuantizedLayer", "QuantizedLinear", "QuantizedModel"]
+__all__ = ["MATRICES", "QuantizedLayer", "QuantizedLinear", "QuantizedModel", "QuantizedSource"]
 
 MATRICES = ("q", "k", "v", "o", "gate_up", "down")
 """A layer's matrices, in the order they are executed."""
@@ -53,9 +55,38 @@ class QuantizedLayer:
     router: RouterRecord | None
 
 
+class QuantizedSource(Protocol):
+    """A model ready for the compiler, given piece by piece: no more than one is needed at once.
+
+    Attributes
+    ----------
+    config : ModelConfig
+    group : int
+        Elements that share a scale or a router exponent.
+    """
+
+    @property
+    def config(self) -> ModelConfig: ...
+
+    @property
+    def group(self) -> int: ...
+
+    def embedding_rows(self) -> Iterator[NDArray[np.float16]]:
+        """The embedding table (vocab, hidden) in blocks of rows."""
+        ...
+
+    def routers(self) -> Iterator[RouterRecord | None]:
+        """Of each layer; None if dense."""
+        ...
+
+    def matrices(self) -> Iterator[tuple[str, QuantizedLinear]]:
+        """ "LAYER.NAME" for each layer and the names MATRICES, then "head"."""
+        ...
+
+
 @dataclass(frozen=True)
 class QuantizedModel:
-    """A model ready for the compiler.
+    """A model ready for the compiler, all of it in memory.
 
     Attributes
     ----------
@@ -73,3 +104,18 @@ class QuantizedModel:
     embedding: NDArray[np.float16]
     layers: tuple[QuantizedLayer, ...]
     head: QuantizedLinear
+
+    def embedding_rows(self) -> Iterator[NDArray[np.float16]]:
+        """See `QuantizedSource`, as for what follows."""
+        yield self.embedding
+
+    def routers(self) -> Iterator[RouterRecord | None]:
+        """Of each layer."""
+        return (layer.router for layer in self.layers)
+
+    def matrices(self) -> Iterator[tuple[str, QuantizedLinear]]:
+        """In the order of execution."""
+        for index, layer in enumerate(self.layers):
+            for name in MATRICES:
+                yield f"{index}.{name}", getattr(layer, name)
+        yield "head", self.head

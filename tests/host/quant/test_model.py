@@ -46,7 +46,7 @@ def folded_forward(checkpoint, sequences, group=32):
     for index in range(checkpoint.config.layers):
         routers = checkpoint.routers and fold_routers(checkpoint.routers[index], group)
         calibration.layer(index, fold_layer(checkpoint, index), routers, lambda w, x: Exact(w))
-    return calibration.normalised() @ fold_head(checkpoint).T
+    return calibration.normalised() @ fold_head(checkpoint).whole().T
 
 
 def rounded_forward(checkpoint, model, sequences):
@@ -214,7 +214,8 @@ def test_gptq_on_the_shipped_model():
         calibration_tokens=2000,
         progress=lambda *step: seen.append(step),
     )
-    assert seen[-1] == ("quantize", checkpoint.config.layers, checkpoint.config.layers + 1)
+    matrices = 6 * checkpoint.config.layers + 1
+    assert seen[-1] == ("quantize", matrices - 1, matrices)
     sequences = calibration_sequences(
         text, checkpoint.tokenizer_path, checkpoint.config, tokens=1500
     )
