@@ -1,10 +1,10 @@
 """The boards: what each offers, which core is built for it, and where that core's memory is.
 
-Budgets are of the region that a design may use; a large share of a device cannot be routed at speed,
-so `LIMITS` says how much of each resource a build may take.
+Budgets are of the region that a design may use; a full device cannot be routed at speed;
+`LIMITS` says how much of each resource a build may take.
 
-References: AMD DS962, DS963, DS1003 (Alveo), DS987 (K26), DS891 (Zynq UltraScale+), DS190 (Zynq-7000);
-Lattice FPGA-DS-02012 (ECP5).
+References: AMD DS962, DS963, DS1003 (Alveo), DS987 (K26), DS891 (Zynq UltraScale+), DS190
+(Zynq-7000); Lattice FPGA-DS-02012 (ECP5).
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Board:
 
 
 def _budget(lut: int, ff: int, dsp: int, bram: int, uram: int) -> MappingProxyType[str, int]:
-    return MappingProxyType(dict(lut=lut, ff=ff, dsp=dsp, bram=bram, uram=uram))
+    return MappingProxyType({"lut": lut, "ff": ff, "dsp": dsp, "bram": bram, "uram": uram})
 
 
 BOARDS = {
