@@ -48,7 +48,7 @@ def _unavailable(entry: EntryPoint, error: ImportError) -> Callable[..., None]:
     def command(context: typer.Context) -> None:
         raise ToolError(
             f"the command {entry.name!r} needs the module {error.name!r}: "
-            "pip install 'skipstone[rtl,torch]'"
+            "pip install 'skipstone[rtl,torch,build]'"
         )
 
     command.__doc__ = f"(not available: the module {error.name!r} is missing)"

