@@ -16,6 +16,7 @@ from ..runtime import (
     Engine,
     First,
     Generation,
+    KvSpace,
     Sampler,
     Schedule,
     SkipDecode,
@@ -84,7 +85,7 @@ def _cells(phase: Phase, clock_mhz: float) -> list[str]:
     ]
 
 
-def statistics_table(s: Statistics, device: Device) -> Table:
+def statistics_table(s: Statistics, device: Device, space: KvSpace) -> Table:
     """What a generation cost: the simulated machine's time and this computer's, side by side."""
     core = device.config
     table = make_table("", "prefill", "decode", right=(1, 2))
@@ -98,6 +99,10 @@ def statistics_table(s: Statistics, device: Device) -> Table:
         table.add_row(label, *cells)
     table.add_row("attention executions skipped", "", f"{100 * s.attention_skipped:.1f} %")
     table.add_row("MLP executions skipped", "", f"{100 * s.mlp_skipped:.1f} %")
+    kib = core.word_bytes / 1024
+    table.add_row("KV stored", "", f"{space.stored * kib:,.1f} KiB")
+    table.add_row("KV stored without skipping", "", f"{space.dense * kib:,.1f} KiB")
+    table.add_row("KV allocated", "", f"{space.allocated * kib:,.1f} KiB")
     return table
 
 
@@ -195,7 +200,7 @@ def generate(
             decisions=_decisions(decisions, engine.layers, len(ids), max_tokens),
         )
         completed = _stream(generation, prompt)
-        stderr_console().print(statistics_table(generation.statistics, opened))
+        stderr_console().print(statistics_table(generation.statistics, opened, engine.kv_space()))
     finally:
         opened.close()
     if not completed:

@@ -1,6 +1,7 @@
 """The runtime: prompts in, tokens and text out, on any device."""
 
 from .engine import Engine, Generation, StepResult
+from .kv_space import KvSpace
 from .sampling import Sampler
 from .schedules import DecisionMap, First, Given, Schedule, SkipDecode
 from .statistics import Statistics
@@ -12,6 +13,7 @@ __all__ = [
     "First",
     "Generation",
     "Given",
+    "KvSpace",
     "Sampler",
     "Schedule",
     "SkipDecode",

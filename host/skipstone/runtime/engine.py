@@ -20,6 +20,7 @@ from ..spec.errors import RequestError
 from ..spec.image import Image
 from ..spec.records import decisions_of
 from ..spec.registers import Mode
+from .kv_space import KvSpace
 from .mailbox import Mailbox
 from .sampling import Sampler
 from .schedules import DecisionMap, Given, Schedule
@@ -105,6 +106,12 @@ class Engine:
         )
         self.length = 0
         device.load(image)
+
+    def kv_space(self) -> KvSpace:
+        """What the sequence takes of the KV store; from its records on the device."""
+        records = self._mailbox.read_records(0, self.length)
+        executed = decisions_of(records, self.layers)
+        return KvSpace.of(self.image.model, self.image.config.word_bytes, executed)
 
     # -- one run ------------------------------------------------------------------------------
 

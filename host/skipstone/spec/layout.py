@@ -204,6 +204,10 @@ class KvLayout:
         """Words of the whole store."""
         return layers * self.head_groups * self.bank_words
 
+    def stored_words(self, tokens: int) -> int:
+        """Words that hold the K, V and exponents of a layer in which `tokens` stored them."""
+        return self.head_groups * (2 * tokens + -(-tokens // self.tokens_per_exponent_word))
+
     def bank(self, layer: int, head_group: int) -> int:
         """First word of a bank."""
         return self.base + (layer * self.head_groups + head_group) * self.bank_words

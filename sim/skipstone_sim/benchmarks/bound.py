@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.runtime import DecisionMap
+from skipstone.runtime.kv_space import kv_layout, stored_versions
 from skipstone.spec.image import Image
-from skipstone.spec.isa import Epilogue, Opcode, Select, decode_program
-from skipstone.spec.layout import KvLayout, matrix_words
+from skipstone.spec.isa import Opcode, Select, decode_program
+from skipstone.spec.layout import matrix_words
 from skipstone.spec.records import MODULES
 
 __all__ = ["SequenceBound"]
@@ -34,17 +35,8 @@ class SequenceBound:
         self._config, self._decisions = image.config, decisions
         program = decode_program(np.asarray(image.sections["program"].data).tobytes())
         self._linear = [i for i in program if i.opcode is Opcode.LINEAR]
-        stores = {i.layer: i.select for i in self._linear if i.epilogue is Epilogue.KEY}
-        self._stored = np.stack([self._executes(stores[n], n) for n in sorted(stores)], axis=1)
-        """(tokens, layers): which layers stored K and V of a token."""
-        m = image.model
-        self._kv = KvLayout(
-            0,
-            int(m["kv_capacity"]),
-            int(m["head_dim"]),
-            int(m["kv_heads"]),
-            image.config.word_bytes,
-        )
+        self._stored = stored_versions(decisions, str(image.model["kv_rule"]))
+        self._kv = kv_layout(image.model, image.config.word_bytes)
 
     def _executes(self, select: Select, layer: int) -> NDArray[np.bool_]:
         """(tokens,): for whom an instruction is; the last token of every pass has outputs."""
@@ -81,16 +73,3 @@ class SequenceBound:
             words += 2 * int(wanted.sum()) + np.unique(places, axis=1).shape[1]
             before = int(layer) if held else -1
         return self._kv.head_groups * words
-
-    def stored_words(self) -> int:
-        """Words that the packed store of the whole sequence takes."""
-        return self._store_words(self._stored.sum(axis=0))
-
-    def dense_words(self) -> int:
-        """What it would take if every token stored K and V in every layer."""
-        tokens, layers = self._stored.shape
-        return self._store_words(np.full(layers, tokens))
-
-    def _store_words(self, ranks: NDArray[np.int64]) -> int:
-        exponents = -(-ranks // self._kv.tokens_per_exponent_word)
-        return self._kv.head_groups * int((2 * ranks + exponents).sum())

@@ -145,14 +145,15 @@ def decode_rows(device: Device, image: Image, prompt: int, tokens: int) -> list[
 
 
 def _bubbles(row: Rows, share: str, counters: Counter[str], tokens: int) -> Iterable[Row]:
-    """Cycles per token in which the array has no word, by cause."""
+    """Cycles per token in which the array has no word, by cause; causes may overlap."""
     stalls = [name for name in COUNTERS if name.startswith("stall_")]
     idle = counters["cycles"] - counters["array_busy"]
     yield row(f"bubbles_{share}", idle / tokens, "cycles per token")
     for name in stalls:
         yield row(f"bubbles_{share}_{name[6:]}", counters[name] / tokens, "cycles per token")
     rest = idle - sum(counters[name] for name in stalls)
-    yield row(f"bubbles_{share}_other", rest / tokens, "cycles per token")
+    unit = "cycles per token; negative where causes overlap"
+    yield row(f"bubbles_{share}_other", rest / tokens, unit)
 
 
 def kv_rows(device: Device, image: Image, contexts: Sequence[int]) -> list[Row]:
@@ -173,6 +174,7 @@ def kv_rows(device: Device, image: Image, contexts: Sequence[int]) -> list[Row]:
         sequence.extend(context - _KV_TOKENS - engine.length)
         counters = sequence.decode(_KV_TOKENS)
         bound = SequenceBound(image, sequence.decisions[:context])
+        space = engine.kv_space()
         last = range(context - _KV_TOKENS, context)
         out += [
             row(
@@ -187,10 +189,10 @@ def kv_rows(device: Device, image: Image, contexts: Sequence[int]) -> list[Row]:
             ),
             row(
                 "kv_storage_over_minimum",
-                _written(device.read(section.address, blank.size), image) / bound.stored_words(),
+                _written(device.read(section.address, blank.size), image) / space.stored,
                 aim="1",
             ),
-            row("kv_storage_over_dense", bound.stored_words() / bound.dense_words()),
+            row("kv_storage_over_dense", space.stored / space.dense),
         ]
         if "history_hits" in counters:
             out += [

@@ -5,7 +5,7 @@ import pytest
 
 from skipstone.compiler import compile_model
 from skipstone.model import ModelConfig
-from skipstone.runtime import Engine
+from skipstone.runtime import Engine, KvSpace
 from skipstone.spec.config import CONFIGS
 from skipstone_sim.benchmarks.bound import SequenceBound
 from skipstone_sim.benchmarks.decode import run
@@ -65,10 +65,23 @@ def test_what_was_seen_before_is_not_new(image):
     """A token that attends everywhere needs each stored version exactly once."""
     decisions = np.random.default_rng(3).random((40, 4, 2)) < 0.5
     decisions[-1] = True
-    bound = SequenceBound(image, decisions)
-    assert bound.kv_new(39) == bound.stored_words()
+    space = KvSpace.of(image.model, CORE.word_bytes, decisions)
+    assert SequenceBound(image, decisions).kv_new(39) == space.stored <= space.dense
     decisions[:] = True
-    assert SequenceBound(image, decisions).stored_words() == bound.dense_words()
+    assert KvSpace.of(image.model, CORE.word_bytes, decisions).stored == space.dense
+
+
+def test_storage_is_what_golden_writes(image):
+    device = GoldenDevice(CORE)
+    engine = Engine(device, image)
+    section = image.sections["kv"]
+    blank = np.full(section.words * CORE.word_bytes, 0xA5, np.uint8)
+    device.write(section.address, blank)
+    decisions = np.random.default_rng(6).random((40, 4, 2)) < 0.6
+    engine.forward(range(40), decisions=decisions)
+    written = device.read(section.address, blank.size).reshape(-1, CORE.word_bytes) != 0xA5
+    assert engine.kv_space().stored == written.any(axis=1).sum()
+    assert engine.kv_space().allocated == section.words
 
 
 def test_weights_are_those_golden_reads(image):
