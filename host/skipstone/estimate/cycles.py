@@ -381,8 +381,7 @@ class _Walk:
         words_per_block = matrix_words(c, i.groups, 1)
         tile = c.tile_blocks if tokens > c.lanes else i.blocks
         lane_groups = [min(c.lanes, tokens - n) for n in range(0, tokens, c.lanes)]
-        moved = self._words("weights", words_per_block * i.blocks)
-        # Words that came while the array waited need not be waited for.
+        # Words that came while the array did without need not be waited for.
         ready = min(max(start - first_word, 0.0) * self._rate, c.fifo_words)
         at, busy = float(start), 0.0
         ends: list[float] = []
@@ -390,22 +389,23 @@ class _Walk:
         for first in range(0, i.blocks, tile):
             blocks = min(tile, i.blocks - first)
             ends = []
-            for lanes in lane_groups:
-                words: float = words_per_block * blocks
+            for n, lanes in enumerate(lane_groups):
+                begin, words = at, words_per_block * blocks
+                at += words if n else max(words, (words - ready) / self._rate)
+                if first == 0 and n == 0:
+                    at = max(at, rest_of_words + (words - ahead) / self._rate)
                 if len(lane_groups) > 1:
-                    words = max(words, lanes + p.plan)
-                at += words
-                pairs = blocks * lanes * c.columns / 2
-                drained = max(at + p.pipeline, drained + pairs - lanes * c.columns / 2)
-                drained += lanes * c.columns / 2
-                stalled = max(0.0, drained - p.pipeline - 2 * lanes * c.columns / 2 - at)
+                    at = max(at, begin + lanes + p.plan)
+                pairs = lanes * c.columns / 2
+                drained = max(at + p.pipeline, drained + (blocks - 1) * pairs) + pairs
+                stalled = max(0.0, drained - p.pipeline - 2 * pairs - at)
                 self.cost.output_stalls += stalled
                 at += stalled
-                busy += words_per_block * blocks
+                ready += (at - begin) * self._rate - (0 if n else words)
+                ready = min(max(ready, 0.0), c.fifo_words)
+                busy += words
                 ends.append(drained)
-        at = max(at, start + moved - ready / self._rate, rest_of_words + moved - ahead / self._rate)
-        late = max(0.0, at + p.pipeline + lane_groups[-1] * c.columns / 2 - drained)
-        ends = [end + late for end in ends]
+        self._words("weights", words_per_block * i.blocks)
         self.cost.array_busy += busy
         self.cost.products += tokens * i.groups * c.group * i.blocks * c.columns
         self._stream, self._planner = at, max(issued, at - words_per_block * i.blocks)
@@ -463,8 +463,12 @@ class _Walk:
                 keys = self._words("kv", runs + token + 1)
                 values = self._words("kv", token + 1)
                 at = max(at + c.columns / 2, first_word)
-                at += max(keys, runs * p.key_run + runs + token + 1)
-                at += max(values, 2 * (token + 1))
+                # Short runs are short bursts, of which only so many are under way.
+                bursts = 3 * runs + 2 * (token + 1) / c.burst_beats
+                at += max(
+                    max(keys, runs * p.key_run + runs + token + 1) + max(values, 2 * (token + 1)),
+                    bursts * (self._latency + p.burst) / c.outstanding,
+                )
                 self.cost.array_busy += 3 * (token + 1)
                 pairs = heads * self._query_pairs()
                 at += inverses + pairs + p.attend_group

@@ -29,6 +29,8 @@ class Parameters:
         From an instruction's turn to its read request.
     read : float
         From a read request to its first word, beyond memory's latency.
+    burst : float
+        Of a read's place among the outstanding ones, beyond memory's latency.
     barrier : float
         From the last unit's rest to the issue of what waited.
     plan : float
@@ -66,6 +68,7 @@ class Parameters:
     start: float = 12.0
     fetch: float = 7.0
     read: float = 8.0
+    burst: float = 0.0
     barrier: float = 6.0
     plan: float = 4.0
     pipeline: float = 9.0

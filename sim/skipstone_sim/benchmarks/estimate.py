@@ -233,8 +233,8 @@ def fit(
     measured: Sequence[Measured],
     start: Parameters | None = None,
     *,
-    rounds: int = 10,
-    prior: float = 0.002,
+    rounds: int = 6,
+    prior: float = 0.01,
 ) -> Parameters:
     """Parameters of least squared relative error, held near `start` where nothing tells them apart.
 
