@@ -26,7 +26,7 @@ from ..devices import open_device
 from ..estimate import estimate
 from ..model import SHAPES, SHIPPED, ModelConfig, parameter_count
 from ..runtime import Engine
-from ..runtime.statistics import Phase, executed
+from ..runtime.statistics import Phase
 from ..spec.config import CoreConfig, named_config
 from ..spec.errors import RequestError
 from .console import Narrator
@@ -116,8 +116,7 @@ def measured_rows(
             step = engine.forward(tokens, engine.length if index else 0)
             if index:
                 phase.add(count, time.perf_counter() - begin, step.counters)
-                for module in ("attention", "mlp"):
-                    ran += executed(step.records[module], engine.layers)
+                ran += int(step.decisions.sum())
         return phase, 1 - ran / (2 * engine.layers * phase.tokens)
 
     tests = [(f"pp{n}", 0, [n]) for n in prompts] + [(f"tg{n}", 1, [1] * n) for n in generates]
