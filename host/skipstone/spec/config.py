@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass
 
 from .errors import ConfigError
+from .packing import MULTIPLIERS, Packing
 
 __all__ = ["CONFIGS", "CoreConfig", "named_config"]
 
@@ -50,6 +51,8 @@ class CoreConfig:
         `fifo_words`. 0: none.
     clock_mhz
         The clock that simulated time is quoted at.
+    products_per_dsp, dsp
+        Weights that share a multiplier (1, 2 or 3), and its type: a key of `packing.MULTIPLIERS`.
     """
 
     name: str
@@ -71,6 +74,8 @@ class CoreConfig:
     outstanding: int = 32
     clock_mhz: float = 200.0
     prefetch_words: int = 32
+    products_per_dsp: int = 2
+    dsp: str = "27x18"
 
     def __post_init__(self) -> None:
         problems = []
@@ -119,6 +124,21 @@ class CoreConfig:
             f"not {self.prefetch_words}",
         )
         need(self.outstanding >= 1, f"outstanding must be at least 1, not {self.outstanding}")
+        need(
+            self.products_per_dsp in (1, 2, 3),
+            f"products_per_dsp must be 1, 2 or 3, not {self.products_per_dsp}",
+        )
+        need(
+            self.dsp in MULTIPLIERS,
+            f"dsp must be one of {', '.join(MULTIPLIERS)}, not {self.dsp!r}",
+        )
+        if not problems:
+            need(
+                self.packing.holds(self.rows // 2),
+                f"{self.products_per_dsp} products in a {self.dsp} multiplier leave fields "
+                f"{self.packing.spacing} bits apart, which cannot hold the sum of rows / 2 = "
+                f"{self.rows // 2} products",
+            )
         if problems:
             raise ConfigError(f"configuration {self.name!r}: " + "; ".join(problems))
 
@@ -163,6 +183,11 @@ class CoreConfig:
         groups = max(self.max_hidden, self.max_activation) // self.group
         scale_words = -(-groups // self.groups_per_scale_word)
         return self.tile_blocks * (groups * self.steps_per_group + scale_words)
+
+    @property
+    def packing(self) -> Packing:
+        """How products share multipliers."""
+        return Packing(self.products_per_dsp, self.dsp)
 
     @property
     def max_activation(self) -> int:
