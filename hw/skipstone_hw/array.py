@@ -9,17 +9,23 @@ from and where the sum is tapped:
 * ``MIX``: the word holds int8 values; the bytes of a head share an operand; nothing is summed
   beyond the two halves of a byte.
 
-An int8 is a low, unsigned nibble on an even row and a high, signed one on the odd row above it:
-even rows multiply by 5 signed bits, odd rows by 4.
+An int8 is a low, unsigned nibble on an even row and a high, signed one on the odd row above it.
+The multipliers, which several products share, are `packing.ColumnGroup`.
 """
 
-from amaranth.hdl import Cat, Module, Mux, Shape, Signal, Value, signed, unsigned
-from amaranth.lib import data, enum, wiring
+from functools import partial
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Shape, Signal, Value, signed
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.formats import ACTIVATION_BITS
+
+from .leaf import Leaf
+from .packing import PRODUCT_BITS, ArrayMode, ColumnGroup, ColumnGroupSignature
 
 __all__ = [
     "HEAD_DIM_LOG2_MAX",
@@ -32,16 +38,6 @@ __all__ = [
 
 HEAD_DIM_LOG2_MIN, HEAD_DIM_LOG2_MAX = 5, 7
 """Head dimensions of 32, 64 and 128."""
-PRODUCT_BITS = ACTIVATION_BITS + 8
-"""Bits of an operand times an int8."""
-
-
-class ArrayMode(enum.Enum, shape=unsigned(2)):  # type: ignore[call-arg]
-    """What the nibbles of a word are, and which operands they meet."""
-
-    LINEAR = 0
-    SCORE = 1
-    MIX = 2
 
 
 def column_sum_shape(config: CoreConfig) -> Shape:
@@ -84,8 +80,8 @@ class Array(wiring.Component):
         LINEAR and SCORE: sum of each column.
     """
 
-    PRODUCT_CYCLES = 3
-    PIPELINE_CYCLES = PRODUCT_CYCLES + 1
+    PRODUCT_CYCLES = ColumnGroup.PRODUCT_CYCLES
+    PIPELINE_CYCLES = ColumnGroup.PIPELINE_CYCLES
 
     valid: Signal
     lane_enable: Signal
@@ -123,116 +119,89 @@ class Array(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        lanes = self._config.lanes
+        c = self._config
+        enable = Signal(c.lanes)
+        m.d.comb += enable.eq(self.lane_enable & self.valid.replicate(c.lanes))
+        rows, heads = [], []
+        for lane in range(c.lanes):
+            rows.append(self.build_rows(m, lane, enable[lane]))
+            heads.append(self.build_heads(m, lane))
+        groups = [
+            self.build_columns(m, first, enable, rows, heads)
+            for first in range(0, c.columns, c.products_per_dsp)
+        ]
 
-        # Words and modes are shared by the lanes; `active` says which lanes a stage serves.
-        word = Signal(self._config.word_bits, reset_less=True)
-        mode = [Signal(ArrayMode, reset_less=True, name=f"mode_{i}") for i in range(3)]
-        active = [Signal(lanes, name=f"active_{i}") for i in range(3)]
-        m.d.sync += active[0].eq(self.lane_enable & self.valid.replicate(lanes))
-        with m.If(self.valid):
-            m.d.sync += [word.eq(self.word), mode[0].eq(self.mode)]
-        for stage in (1, 2):
-            m.d.sync += [mode[stage].eq(mode[stage - 1]), active[stage].eq(active[stage - 1])]
-
-        products, sums = [], []
-        for lane in range(lanes):
-            rows, shared = self.build_operands(m, lane)
-            cells = self.build_products(m, lane, word, rows, shared, mode[0], active[0][lane])
-            pairs = self.build_pairs(m, lane, cells, mode[1], active[1][lane])
-            products += pairs
-            sums += self.build_sums(m, lane, pairs, mode[2], active[2][lane])
         # Whole ports in one statement each: a statement for every element takes Amaranth seconds.
+        def by_lane(name: str) -> Value:
+            return Cat(getattr(g, name)[lane] for lane in range(c.lanes) for g in groups)
+
         m.d.comb += [
-            self.products.as_value().eq(Cat(products)),
-            self.sums.as_value().eq(Cat(sums)),
+            self.products.as_value().eq(by_lane("products")),
+            self.sums.as_value().eq(by_lane("sums")),
         ]
         return m
 
-    def build_operands(self, m: Module, lane: int) -> tuple[list[Signal], list[Signal]]:
-        """Stage 1: the operands of LINEAR by row, and those of SCORE or MIX by byte."""
-        c = self._config
+    def build_rows(self, m: Module, lane: int, enable: Value) -> list[Signal]:
+        """The operands of LINEAR, which meet their weights a cycle after these came."""
         rows = [
             Signal(signed(ACTIVATION_BITS), reset_less=True, name=f"row_{lane}_{r}")
-            for r in range(c.rows)
+            for r in range(self._config.rows)
         ]
-        shared = [
-            Signal(signed(ACTIVATION_BITS), reset_less=True, name=f"byte_{lane}_{j}")
-            for j in range(c.word_bytes)
-        ]
-        with m.If(self.valid & self.lane_enable[lane]), m.Switch(self.mode):
-            with m.Case(ArrayMode.LINEAR):
-                m.d.sync += [row.eq(self.rows[lane][r]) for r, row in enumerate(rows)]
-            with m.Case(ArrayMode.SCORE):
-                m.d.sync += [byte.eq(self.bytes[lane][j]) for j, byte in enumerate(shared)]
-            with m.Case(ArrayMode.MIX), m.Switch(self.head_dim_log2):
-                for log2 in range(HEAD_DIM_LOG2_MIN, HEAD_DIM_LOG2_MAX + 1):
-                    with m.Case(log2):
-                        m.d.sync += [
-                            byte.eq(self.heads[lane][j >> log2]) for j, byte in enumerate(shared)
-                        ]
-        return rows, shared
+        with m.If(enable & (self.mode == ArrayMode.LINEAR)):
+            m.d.sync += [row.eq(self.rows[lane][r]) for r, row in enumerate(rows)]
+        return rows
 
-    def build_products(
+    def build_heads(self, m: Module, lane: int) -> list[Signal]:
+        """The operands of MIX, for every 32 bytes."""
+        heads = [
+            Signal(signed(ACTIVATION_BITS), name=f"head_{lane}_{n}")
+            for n in range(len(self.heads[lane]))
+        ]
+        with m.Switch(self.head_dim_log2):
+            for log2 in range(HEAD_DIM_LOG2_MIN, HEAD_DIM_LOG2_MAX + 1):
+                with m.Case(log2):
+                    m.d.comb += [
+                        head.eq(self.heads[lane][n >> (log2 - HEAD_DIM_LOG2_MIN)])
+                        for n, head in enumerate(heads)
+                    ]
+        return heads
+
+    def build_columns(
         self,
         m: Module,
-        lane: int,
-        word: Signal,
-        rows: list[Signal],
-        shared: list[Signal],
-        mode: Signal,
-        active: Value,
-    ) -> list[Signal]:
-        """Stage 2: a product for each nibble."""
+        first: int,
+        enable: Value,
+        rows: list[list[Signal]],
+        heads: list[list[Signal]],
+    ) -> Any:
+        """The columns from `first` on that share multipliers."""
         c = self._config
-        linear = mode == ArrayMode.LINEAR
-        products = []
-        with m.If(active):
-            for n in range(c.rows * c.columns):
-                nibble = word[4 * n : 4 * n + 4]
-                operand = Mux(linear, rows[n % c.rows], shared[n // 2])
-                # An even nibble is the unsigned low half of an int8, unless it is a weight.
-                weight = nibble if n % 2 else Cat(nibble, nibble[3] & linear)
-                product = Signal(
-                    signed(ACTIVATION_BITS + len(weight)),
-                    reset_less=True,
-                    name=f"product_{lane}_{n}",
-                )
-                m.d.sync += product.eq(operand * weight.as_signed())
-                products.append(product)
-        return products
-
-    def build_pairs(
-        self, m: Module, lane: int, products: list[Signal], mode: Signal, active: Value
-    ) -> list[Signal]:
-        """Stage 3: the two products of a byte, added as weights or as halves of an int8."""
-        linear = mode == ArrayMode.LINEAR
-        pairs = []
-        with m.If(active):
-            for j, (low, high) in enumerate(zip(products[0::2], products[1::2], strict=True)):
-                pair = Signal(signed(PRODUCT_BITS), reset_less=True, name=f"pair_{lane}_{j}")
-                m.d.sync += pair.eq(low + Mux(linear, high, high << 4))
-                pairs.append(pair)
-        return pairs
-
-    def build_sums(
-        self, m: Module, lane: int, pairs: list[Signal], mode: Signal, active: Value
-    ) -> list[Signal]:
-        """Stage 4: the sum of each column."""
-        c = self._config
-        half = c.rows // 2
-        totals = []
-        with m.If(active & (mode != ArrayMode.MIX)):
-            for column in range(c.columns):
-                total = Signal(column_sum_shape(c), reset_less=True, name=f"sum_{lane}_{column}")
-                terms = pairs[column * half : (column + 1) * half]
-                m.d.sync += total.eq(_tree_sum(terms))
-                totals.append(total)
-        return totals
-
-
-def _tree_sum(terms: list[Value]) -> Value:
-    """Sum of a power of two of terms, as a balanced tree."""
-    while len(terms) > 1:
-        terms = [a + b for a, b in zip(terms[0::2], terms[1::2], strict=True)]
-    return terms[0]
+        count = min(c.products_per_dsp, c.columns - first)
+        size = {"columns": count, "rows": c.rows, "lanes": c.lanes}
+        m.submodules[f"columns_{first}"] = leaf = Leaf(
+            partial(ColumnGroup, packing=c.packing, **size),
+            signature=ColumnGroupSignature(**size),
+            name=f"skipstone_columns_{count}",
+        )
+        group = leaf.pins
+        column = c.rows // 2
+        start, stop = first * column, (first + count) * column
+        each = min(column, 1 << HEAD_DIM_LOG2_MIN)  # bytes with a MIX operand of their own
+        m.d.comb += [
+            group.mode.eq(self.mode),
+            group.enable.eq(enable),
+            group.nibbles.eq(self.word[8 * start : 8 * stop]),
+        ]
+        for lane in range(c.lanes):
+            m.d.comb += [
+                port.eq(row) for port, row in zip(group.rows[lane], rows[lane], strict=True)
+            ]
+            m.d.comb += [
+                group.bytes[lane]
+                .as_value()
+                .eq(self.bytes[lane].as_value()[ACTIVATION_BITS * start : ACTIVATION_BITS * stop]),
+                group.heads[lane]
+                .as_value()
+                .eq(Cat(heads[lane][j >> HEAD_DIM_LOG2_MIN] for j in range(start, stop, each))),
+            ]
+        return group

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from amaranth.back import verilog
-from amaranth.hdl import Value, ValueCastable
 from amaranth.hdl._ir import PortDirection  # what `convert` takes; amaranth is pinned
 from amaranth.lib import wiring
 
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.registers import VERSION
+
+from .leaf import LeafLibrary, leaf_port_name, member_ports
 
 __all__ = ["TOP", "emit_component", "emit_verilog", "manifest", "port_name"]
 
@@ -44,18 +45,22 @@ def emit_component(
 
     Raises ValueError if two ports would have the same name.
     """
-    ports: dict[str, tuple[Value, PortDirection]] = {}
-    for path, member, value in component.signature.flatten(component):
-        if isinstance(value, ValueCastable):
-            value = value.as_value()
-        label = port_names(tuple(path))
-        if label in ports:
-            raise ValueError(f"port names must be unique, not {label!r} twice")
-        direction = PortDirection.Input if member.flow == wiring.In else PortDirection.Output
-        ports[label] = (value, direction)
+    library = LeafLibrary(lambda leaf, name: _convert(leaf, name, leaf_port_name, None))
+    text = _convert(component, name, port_names, library)
+    return "\n".join([text, *library.modules.values()])
+
+
+def _convert(
+    component: wiring.Component, name: str, port_names: PortNames, library: LeafLibrary | None
+) -> str:
+    members = member_ports(component.signature, component, port_names)
+    ports = {}
+    for label, (value, inward) in members.items():
+        ports[label] = (value, PortDirection.Input if inward else PortDirection.Output)
     text = verilog.convert(
-        component, name=name, ports=ports, emit_src=False, strip_internal_attrs=True
-    )
+        component, name=name, platform=library, ports=ports, emit_src=False,
+        strip_internal_attrs=True,
+    )  # fmt: skip
     return _CONSTANT_BLOCK.sub(r"always_comb\n\1", text)
 
 

@@ -7,7 +7,7 @@ from amaranth.utils import exact_log2
 
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.isa import Opcode, Source
-from skipstone.spec.legality import HEAD_DIM_LOG2, KV_CAPACITY_STEP, NEEDS
+from skipstone.spec.legality import KV_CAPACITY_STEP, NEEDS
 
 from .program import InstructionLayout
 
@@ -94,8 +94,8 @@ class Legality(wiring.Component):
         with m.Switch(i.opcode):
             with m.Case(Opcode.GEOMETRY):
                 m.d.comb += bad.eq(
-                    (i.exponent < HEAD_DIM_LOG2[0])
-                    | (i.exponent > min(HEAD_DIM_LOG2[-1], word_log2))
+                    (i.exponent < c.head_dim_log2[0])
+                    | (i.exponent > c.head_dim_log2[-1])
                     | (i.source == 0)
                     | (i.source > c.lanes)
                     | (query == 0)

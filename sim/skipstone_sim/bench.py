@@ -5,13 +5,13 @@ A bench and its pytest runner are two files. The runner builds the component and
     # tests/hw/test_fifo.py
     from pathlib import Path
     import pytest
-    from skipstone.spec.config import CONFIGS
+    from skipstone.spec.config import CONFIGS, SIMULATION_CONFIGS
     from skipstone_sim.bench import run_bench
 
     BENCH = Path(__file__).with_name("bench_fifo.py")
 
     @pytest.mark.cocotb
-    @pytest.mark.parametrize("name", CONFIGS)
+    @pytest.mark.parametrize("name", SIMULATION_CONFIGS)
     def test_fifo(name):
         config = CONFIGS[name]
         run_bench(Fifo(config=config), test_module=BENCH, config=config, parameters={"depth": 4})

@@ -36,6 +36,7 @@ from .trace import TRANSFER
 
 __all__ = [
     "Channel",
+    "DramCycles",
     "MemoryModel",
     "PortStatistics",
     "ProtocolError",
@@ -83,6 +84,47 @@ class Response(IntEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DramCycles:
+    """What a DRAM adds to a port's memory, in cycles of the core: see ``harness/dram.h``.
+
+    Parameters
+    ----------
+    page_bytes, banks
+        Neighbouring pages of a port's memory lie in neighbouring banks.
+    closed, miss
+        Latency beyond that of an open row: of a closed bank, and of another row.
+    row_cycle
+        Least time between two rows of a bank.
+    refresh_interval, refresh
+        How often nothing moves, and for how long; ports take turns.
+    turnaround
+        Pause between reading and writing.
+    """
+
+    page_bytes: int
+    banks: int
+    closed: int
+    miss: int
+    row_cycle: int
+    refresh_interval: int
+    refresh: int
+    turnaround: int
+
+    def __post_init__(self) -> None:
+        for name in ("page_bytes", "banks", "refresh_interval"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)!r}")
+        for name in ("closed", "miss", "row_cycle", "refresh", "turnaround"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)!r}")
+        if self.refresh >= self.refresh_interval:
+            raise ValueError(
+                f"refresh must be below refresh_interval, {self.refresh_interval}, "
+                f"not {self.refresh!r}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class MemoryModel:
     """How the memory behind a port behaves.
 
@@ -97,6 +139,8 @@ class MemoryModel:
         Bursts that are accepted and not yet finished.
     stall
         Chance per cycle that a channel pauses, from the simulation's seed.
+    dram
+        Rows, refresh and turnaround; None for ideal memory.
     """
 
     latency: int = 40
@@ -104,6 +148,7 @@ class MemoryModel:
     outstanding: int = 8
     write_outstanding: int = 32
     stall: float = 0.0
+    dram: DramCycles | None = None
 
     def __post_init__(self) -> None:
         for name in ("outstanding", "write_outstanding"):
@@ -128,6 +173,13 @@ class PortStatistics:
     faults: int
 
 
+_DRAM = tuple(field.name for field in dataclasses.fields(DramCycles))
+
+
+class _DramSettings(ctypes.Structure):
+    _fields_ = [(name, c_uint32) for name in _DRAM]
+
+
 class _Settings(ctypes.Structure):
     _fields_ = [
         ("latency", c_uint32),
@@ -135,6 +187,7 @@ class _Settings(ctypes.Structure):
         ("read_outstanding", c_uint32),
         ("write_outstanding", c_uint32),
         ("stall", c_uint32),
+        ("dram", _DramSettings),
     ]
 
 
@@ -294,6 +347,7 @@ class Simulation:
             memory.outstanding,
             memory.write_outstanding,
             round(memory.stall * 65536),
+            _DramSettings(*(getattr(memory.dram, name) for name in _DRAM if memory.dram)),
         )
         for port in range(self.ports):
             self._dll.harness_settings(self._handle, port, byref(settings))

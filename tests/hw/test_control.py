@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from skipstone.spec.config import CONFIGS
+from skipstone.spec.config import CONFIGS, SIMULATION_CONFIGS
 from skipstone_hw.control import Control
 from skipstone_sim.bench import run_bench
 
@@ -12,7 +12,7 @@ BENCH = Path(__file__).with_name("bench_control.py")
 
 
 @pytest.mark.cocotb
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", SIMULATION_CONFIGS)
 def test_control(name):
     config = CONFIGS[name]
     run_bench(Control(config=config), test_module=BENCH, config=config)

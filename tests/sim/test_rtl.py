@@ -17,6 +17,7 @@ from skipstone.spec.errors import (
     ToolError,
 )
 from skipstone_hw.emit import TOP, emit_component
+from skipstone_sim.dram import DRAMS
 from skipstone_sim.rtl import RtlDevice
 from skipstone_sim.verilated import Channel, MemoryModel, ProtocolError, Response
 
@@ -79,8 +80,10 @@ def check_copy(device, source, target, words):
         MemoryModel(),
         MemoryModel(latency=1, outstanding=1, write_outstanding=1),
         MemoryModel(latency=100, bandwidth=0.3, stall=0.4),
+        DRAMS["hbm2"].model(SMALL),
+        DRAMS["ddr4"].model(SMALL),
     ],
-    ids=["default", "narrow", "rough"],
+    ids=["default", "narrow", "rough", "hbm2", "ddr4"],
 )
 def test_copies_are_exact(open_engine, model):
     device = open_engine(memory=model, seed=3)

@@ -33,7 +33,6 @@ def check_fit(model: ModelConfig, config: CoreConfig, kv_capacity: int) -> None:
     at_most("num_attention_heads * head_dim", query, config.max_query)
     at_most("num_hidden_layers", model.layers, config.max_layers)
     at_most("query heads per KV head", gqa, config.lanes)
-    at_most("head_dim", model.head_dim, min(128, config.word_bytes))
     at_most("KV capacity (tokens)", kv_capacity, min(config.max_context, KV_CAPACITY_MAX))
     instructions = program_length(model.layers)
     at_most("instructions of the program", instructions, config.max_program)
@@ -43,8 +42,10 @@ def check_fit(model: ModelConfig, config: CoreConfig, kv_capacity: int) -> None:
         multiple(what, value, config.group)
         multiple(what, value, config.columns)
     multiple("num_attention_heads * head_dim", query, config.group)
-    if model.head_dim not in (32, 64, 128):
-        problems.append(f"head_dim must be 32, 64 or 128, not {model.head_dim}")
+    head_dims = [1 << log2 for log2 in config.head_dim_log2]
+    if model.head_dim not in head_dims:
+        known = " or ".join(map(str, head_dims))
+        problems.append(f"head_dim must be {known}, not {model.head_dim}")
     if kv_capacity < 1 or kv_capacity % 64:
         problems.append(f"KV capacity must be a positive multiple of 64, not {kv_capacity}")
     if problems:

@@ -12,8 +12,9 @@ import json
 from dataclasses import dataclass
 
 from .errors import ConfigError
+from .packing import MULTIPLIERS, Packing
 
-__all__ = ["CONFIGS", "CoreConfig", "named_config"]
+__all__ = ["BOARD_CONFIGS", "CONFIGS", "SIMULATION_CONFIGS", "CoreConfig", "named_config"]
 
 
 def _is_power_of_two(x: int) -> bool:
@@ -50,6 +51,8 @@ class CoreConfig:
         `fifo_words`. 0: none.
     clock_mhz
         The clock that simulated time is quoted at.
+    products_per_dsp, dsp
+        Weights that share a multiplier (1, 2 or 3), and its type: a key of `packing.MULTIPLIERS`.
     """
 
     name: str
@@ -71,6 +74,8 @@ class CoreConfig:
     outstanding: int = 32
     clock_mhz: float = 200.0
     prefetch_words: int = 32
+    products_per_dsp: int = 2
+    dsp: str = "27x18"
 
     def __post_init__(self) -> None:
         problems = []
@@ -119,6 +124,21 @@ class CoreConfig:
             f"not {self.prefetch_words}",
         )
         need(self.outstanding >= 1, f"outstanding must be at least 1, not {self.outstanding}")
+        need(
+            self.products_per_dsp in (1, 2, 3),
+            f"products_per_dsp must be 1, 2 or 3, not {self.products_per_dsp}",
+        )
+        need(
+            self.dsp in MULTIPLIERS,
+            f"dsp must be one of {', '.join(MULTIPLIERS)}, not {self.dsp!r}",
+        )
+        if not problems:
+            need(
+                self.packing.holds(self.rows // 2),
+                f"{self.products_per_dsp} products in a {self.dsp} multiplier leave fields "
+                f"{self.packing.spacing} bits apart, which cannot hold the sum of rows / 2 = "
+                f"{self.rows // 2} products",
+            )
         if problems:
             raise ConfigError(f"configuration {self.name!r}: " + "; ".join(problems))
 
@@ -165,6 +185,18 @@ class CoreConfig:
         return self.tile_blocks * (groups * self.steps_per_group + scale_words)
 
     @property
+    def head_dim_log2(self) -> range:
+        """Logarithms of the head dimensions that the array can tap: a head is no longer than a
+        word, no shorter than a column."""
+        column = self.rows // 2
+        return range(max(5, column.bit_length() - 1), min(7, self.word_bytes.bit_length() - 1) + 1)
+
+    @property
+    def packing(self) -> Packing:
+        """How products share multipliers."""
+        return Packing(self.products_per_dsp, self.dsp)
+
+    @property
     def max_activation(self) -> int:
         """Longest vector in the second activation buffer (attention output or FFN inner)."""
         return max(self.max_ffn, self.max_query)
@@ -179,7 +211,7 @@ class CoreConfig:
         return int.from_bytes(hashlib.sha256(self.to_json().encode()).digest()[:8], "big")
 
 
-CONFIGS = {
+SIMULATION_CONFIGS = {
     c.name: c
     for c in (
         # The smallest core of the tests: one port, two lanes.
@@ -202,6 +234,60 @@ CONFIGS = {
         ),
     )
 }  # fmt: skip
+"""Cores of no board: for tests, demos and benchmarks."""
+
+BOARD_CONFIGS = {
+    c.name: c
+    for c in (
+        # HBM cards: a port of 512 bits at 225 MHz takes the whole of a pseudo channel.
+        CoreConfig(
+            name="u280", rows=128, columns=32, lanes=4, ports=32, port_bits=512, group=128,
+            max_hidden=5120, max_ffn=14336, max_query=5120, max_context=4096, max_chunk=64,
+            max_layers=40, max_program=512, fifo_words=128, burst_beats=32, outstanding=16,
+            clock_mhz=225.0,
+        ),
+        # Half the columns on half the device: two lanes only share a weight.
+        CoreConfig(
+            name="u55c", rows=128, columns=32, lanes=2, ports=32, port_bits=512, group=128,
+            max_hidden=5120, max_ffn=14336, max_query=5120, max_context=4096, max_chunk=32,
+            max_layers=40, max_program=512, fifo_words=128, burst_beats=32, outstanding=16,
+            clock_mhz=225.0,
+        ),
+        CoreConfig(
+            name="u50", rows=64, columns=32, lanes=2, ports=32, port_bits=256, group=128,
+            max_hidden=4096, max_ffn=14336, max_query=4096, max_context=4096, max_chunk=16,
+            max_layers=32, max_program=512, fifo_words=128, burst_beats=32, outstanding=16,
+            clock_mhz=225.0,
+        ),
+        # DDR4 boards, 19.2 GB/s: the size of TinyLlama and Llama 3.2 1B.
+        CoreConfig(
+            name="kv260", rows=32, columns=8, lanes=4, ports=4, port_bits=256, group=128,
+            max_hidden=2048, max_ffn=8192, max_query=2048, max_context=1024, max_chunk=8,
+            max_layers=22, clock_mhz=200.0,
+        ),
+        CoreConfig(
+            name="zcu104", rows=32, columns=8, lanes=8, ports=4, port_bits=256, group=128,
+            max_hidden=2048, max_ffn=8192, max_query=2048, max_context=2048, max_chunk=16,
+            max_layers=22, clock_mhz=200.0,
+        ),
+        # DDR3, 4.2 GB/s, and few LUTs: models of some ten million parameters.
+        CoreConfig(
+            name="pynq-z2", rows=8, columns=8, lanes=2, ports=4, port_bits=64, group=32,
+            max_hidden=512, max_ffn=1536, max_query=512, max_context=256, max_chunk=8,
+            max_layers=8, max_program=128, clock_mhz=100.0, dsp="25x18",
+        ),
+        # Memory is block RAM, as much as the nano model needs.
+        CoreConfig(
+            name="ulx3s", rows=8, columns=8, lanes=2, ports=1, port_bits=256,
+            max_hidden=64, max_ffn=160, max_query=64, max_context=128, max_chunk=4,
+            max_layers=4, max_program=64, fifo_words=16, burst_beats=8, outstanding=4,
+            clock_mhz=25.0, prefetch_words=16, dsp="18x18",
+        ),
+    )
+}  # fmt: skip
+"""Cores of the boards, by the board's name."""
+
+CONFIGS = SIMULATION_CONFIGS | BOARD_CONFIGS
 
 
 def named_config(name: str) -> CoreConfig:

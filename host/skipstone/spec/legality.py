@@ -11,10 +11,7 @@ from collections.abc import Collection
 from .config import CoreConfig
 from .isa import Instruction, Opcode, Source
 
-__all__ = ["HEAD_DIM_LOG2", "KV_CAPACITY_STEP", "NEEDS", "objection"]
-
-HEAD_DIM_LOG2 = range(5, 8)
-"""Logarithms of the head dimensions that the array can tap."""
+__all__ = ["KV_CAPACITY_STEP", "NEEDS", "objection"]
 
 KV_CAPACITY_STEP = 64
 """A KV capacity is a multiple of this: exponent words are whole."""
@@ -50,7 +47,7 @@ def objection(
     match i.opcode:
         case Opcode.GEOMETRY:
             kv_heads, capacity = i.a & 0xFFFF, i.a >> 16
-            if i.exponent not in HEAD_DIM_LOG2 or 1 << i.exponent > c.word_bytes:
+            if i.exponent not in c.head_dim_log2:
                 return f"head_dim 2^{i.exponent}"
             query = (kv_heads * i.source) << i.exponent
             if not 1 <= i.source <= c.lanes:

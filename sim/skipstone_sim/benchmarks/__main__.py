@@ -184,5 +184,13 @@ def estimate_command(
     )  # fmt: skip
 
 
+@app.command("packing")
+def packing_command(json: JsonOption = None) -> None:
+    """LUTs, FFs and DSP blocks for each product, by how many share a multiplier."""
+    from .packing import run
+
+    _report("packing", lambda narrator: run(progress=narrator.line), json)
+
+
 if __name__ == "__main__":
     app(prog_name="bench")

@@ -246,7 +246,7 @@ EXPORT void harness_memory(void *handle, uint8_t *data, uint64_t words) {
 }
 
 EXPORT void harness_settings(void *handle, unsigned port, const MemorySettings *settings) {
-    simulation(handle)->ports[port].settings = *settings;
+    simulation(handle)->ports[port].configure(*settings);
 }
 
 EXPORT void harness_base(void *handle, unsigned port, uint64_t base) {

@@ -21,9 +21,17 @@ void Port::clear() {
     read_beat_ = 0;
     read_shown_ = acknowledge_shown_ = false;
     credit_ = 0;
+    dram_.clear();
     held_ar_.valid = held_aw_.valid = held_w_.valid = false;
     *pins_.arready = *pins_.rvalid = *pins_.rlast = *pins_.rresp = *pins_.rid = 0;
     *pins_.awready = *pins_.wready = *pins_.bvalid = *pins_.bresp = *pins_.bid = 0;
+}
+
+void Port::configure(const MemorySettings &wanted) {
+    settings = wanted;
+    dram_.settings = wanted.dram;
+    dram_.refresh_phase = uint64_t(wanted.dram.refresh_interval) * index_ / ports_;
+    dram_.clear();
 }
 
 void Port::fail(uint64_t now, const std::string &text) {
@@ -33,7 +41,8 @@ void Port::fail(uint64_t now, const std::string &text) {
 
 void Port::drive(uint64_t now, const FlatMemory &memory) {
     const uint32_t stall = settings.stall;
-    credit_ += settings.bandwidth;
+    const bool moving = !dram_.refreshing(now);
+    if (moving) credit_ += settings.bandwidth;
     // A fraction is kept: a beat leaves whenever a whole one has accrued, never two at once.
     const int64_t most = ONE_BEAT + settings.bandwidth % ONE_BEAT;
     if (credit_ > most) credit_ = most;
@@ -43,13 +52,13 @@ void Port::drive(uint64_t now, const FlatMemory &memory) {
     *pins_.awready = !(hung & AW) &&
                      write_addresses_.size() + writes_.size() < settings.write_outstanding &&
                      !random_.chance(stall);
-    *pins_.wready = !(hung & W) && credit_ > 0 && write_beats_.size() < EARLY_BEATS &&
+    *pins_.wready = !(hung & W) && moving && credit_ > 0 && write_beats_.size() < EARLY_BEATS &&
                     !random_.chance(stall);
 
     // A valid that is up stays up: stalls, faults and limits act on the next one.
     if (!read_shown_) {
-        read_shown_ = !(hung & R) && !reads_.empty() && reads_.front().due <= now &&
-                      credit_ >= ONE_BEAT && !random_.chance(stall);
+        read_shown_ = !(hung & R) && !reads_.empty() && reads_.front().due <= now && moving &&
+                      credit_ >= ONE_BEAT && dram_.turned(false, now) && !random_.chance(stall);
         *pins_.rvalid = read_shown_;
         if (read_shown_) {
             credit_ -= ONE_BEAT;
@@ -84,7 +93,9 @@ uint8_t Port::response(bool write, bool inside, uint64_t word) {
 
 void Port::load_beat(const FlatMemory &memory) {
     uint64_t word;
-    const bool inside = locate(reads_.front().address + uint64_t(read_beat_) * bytes_, memory, word);
+    const uint64_t address = reads_.front().address + uint64_t(read_beat_) * bytes_;
+    const bool inside = locate(address, memory, word);
+    dram_.pass(address - base);
     *pins_.rresp = response(false, inside, word);
     if (inside)
         std::memcpy(pins_.rdata, memory.data + (word * ports_ + index_) * bytes_, bytes_);
@@ -126,7 +137,7 @@ void Port::match_writes(uint64_t now) {
             write.beats.push_back(std::move(write_beats_.front()));
             write_beats_.pop_front();
         }
-        write.burst.due = now + settings.latency;
+        write.burst.due += now + settings.latency;
         writes_.push_back(std::move(write));
     }
 }
@@ -159,7 +170,8 @@ void Port::observe(uint64_t now) {
     if (arvalid && *pins_.arready) {
         const unsigned beats = *pins_.arlen + 1u;
         check_burst(now, "AR", *pins_.araddr, beats, *pins_.arsize, *pins_.arburst);
-        reads_.push_back({*pins_.araddr, beats, now + settings.latency});
+        const uint64_t later = dram_.arrive(*pins_.araddr - base, now);
+        reads_.push_back({*pins_.araddr, beats, now + settings.latency + later});
         ++statistics.read_bursts;
     }
 
@@ -171,7 +183,7 @@ void Port::observe(uint64_t now) {
     if (awvalid && *pins_.awready) {
         const unsigned beats = *pins_.awlen + 1u;
         check_burst(now, "AW", *pins_.awaddr, beats, *pins_.awsize, *pins_.awburst);
-        write_addresses_.push_back({*pins_.awaddr, beats, 0});
+        write_addresses_.push_back({*pins_.awaddr, beats, dram_.arrive(*pins_.awaddr - base, now)});
         ++statistics.write_bursts;
         matched = true;
     }
@@ -197,6 +209,7 @@ void Port::observe(uint64_t now) {
             write_beats_.push_back(
                 {{data, data + bytes_}, {strobe, strobe + bytes_ / 8}, bool(*pins_.wlast)});
             credit_ -= ONE_BEAT;
+            dram_.turned(true, now);
             ++statistics.write_beats;
             matched = true;
         }

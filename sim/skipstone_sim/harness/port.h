@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "dram.h"
 #include "verilated.h"
 
 // The core's pins of one port, and its width.
@@ -30,6 +31,7 @@ struct MemorySettings {
     uint32_t read_outstanding = 8;    // bursts accepted and not finished
     uint32_t write_outstanding = 32;
     uint32_t stall = 0;               // chance per cycle that a channel pauses
+    DramSettings dram;                // what comes on top
 };
 
 // Channels, as bits of a mask.
@@ -76,6 +78,7 @@ class Port {
     Port(unsigned index, unsigned ports, unsigned bytes, const PortPins &pins, uint64_t seed);
 
     MemorySettings settings;
+    void configure(const MemorySettings &wanted);
     uint64_t base = 0;
     uint32_t hung = 0;  // mask of Channel
     std::vector<Fault> faults;
@@ -124,6 +127,7 @@ class Port {
     void acknowledge(const FlatMemory &memory);
 
     unsigned index_, ports_, bytes_, size_log2_;
+    Dram dram_;
     PortPins pins_;
     Random random_;
     int64_t credit_ = 0;
