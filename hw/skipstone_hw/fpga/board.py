@@ -1,6 +1,7 @@
 """A board's build: a folder that appears when everything in it is finished.
 
-``skipstone_core.v`` with ``manifest.json``, the resource report, and the files for the vendor's tools.
+``skipstone_core.v`` with ``manifest.json``, the resource report, and the files for the vendor's
+tools.
 """
 
 from __future__ import annotations
@@ -15,13 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import skipstone_hw
 from skipstone import spec
 from skipstone.cache import cached, content_key
 from skipstone.spec.boards import Board, Family, Memory
 from skipstone.spec.errors import ConfigError, ImageError, RequestError
 from skipstone.spec.registers import VERSION
-
-import skipstone_hw
 
 from .. import emit
 from .hierarchy import Unit, cut
