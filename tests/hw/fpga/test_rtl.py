@@ -26,7 +26,15 @@ endmodule
 
 def lint(top: str, *sources: Path) -> subprocess.CompletedProcess[str]:
     tool = find_verilator()
-    command = [tool.program, "--lint-only", "-Wall", "-Wno-DECLFILENAME", "--top-module", top]
+    command = [
+        tool.program,
+        "--lint-only",
+        "-Wall",
+        "-Wno-DECLFILENAME",
+        "-Wno-SYMRSVDWORD",
+        "--top-module",
+        top,
+    ]
     return subprocess.run(
         [*command, *sources], capture_output=True, text=True, check=False,
         env={**os.environ, "VERILATOR_ROOT": str(tool.root)},
