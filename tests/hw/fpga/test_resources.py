@@ -116,10 +116,10 @@ def test_memories_of_the_core(measured, unit):
 
 
 def test_memories_by_size():
-    text = PROBE + memory("deep", 8192, '(* ram_style = "ultra" *)')
+    text = PROBE + memory("deep", 4096, '(* ram_style = "ultra" *)')
     text += memory("middle", 1024) + memory("shallow", 32)
     results = synthesize(cut(text, "probe"), Family.ULTRASCALE_PLUS)
-    assert results["deep"].uses["uram"] == 2
+    assert results["deep"].uses["uram"] == 1
     assert results["middle"].uses["bram"] == 2
     assert results["shallow"].uses["lutram"]
     for name, others in (("deep", "bram"), ("middle", "uram"), ("shallow", "bram")):
