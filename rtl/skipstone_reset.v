@@ -15,7 +15,9 @@ module skipstone_reset #(
         end
     endgenerate
 
-    (* ASYNC_REG = "TRUE" *) reg [STAGES-1:0] held = {STAGES{1'b1}};
+    (* ASYNC_REG = "TRUE" *) reg [STAGES-1:0] held;
+
+    initial held = {STAGES{1'b1}};
 
     always @(posedge clk or negedge rst_n) begin
         if (!rst_n) held <= {STAGES{1'b1}};

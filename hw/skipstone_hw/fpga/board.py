@@ -1,6 +1,7 @@
 """A board's build: a folder that appears when everything in it is finished.
 
-``skipstone_core.v`` with ``manifest.json``, the resource report, and the files for the vendor's tools.
+``skipstone_core.v`` with ``manifest.json``, the resource report, and the files for the vendor's
+tools.
 """
 
 from __future__ import annotations
@@ -15,16 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import skipstone_hw
 from skipstone import spec
 from skipstone.cache import cached, content_key
 from skipstone.spec.boards import Board, Family, Memory
 from skipstone.spec.errors import ConfigError, ImageError, RequestError
 from skipstone.spec.registers import VERSION
 
-import skipstone_hw
-
 from .. import emit
-from .hierarchy import Unit, cut
+from .hierarchy import cut
 from .interface import interface_hash, module_ports
 from .report import Report, make_report, picture, require_fit, write_json
 from .synthesis import Progress, synthesize
@@ -38,6 +38,7 @@ __all__ = [
     "build_board",
     "check_manifest",
     "emit_core",
+    "load_manifest",
     "report_board",
     "source_hash",
     "vendor_files",
@@ -110,15 +111,13 @@ def vendor_files(board: Board, text: str) -> dict[str, str]:
     }
 
 
-def report_board(
-    board: Board, *, jobs: int = 1, progress: Progress | None = None
-) -> tuple[Report, Unit]:
+def report_board(board: Board, *, jobs: int = 1, progress: Progress | None = None) -> Report:
     """Synthesize a board's core by units. Raises ToolError if Yosys is missing or fails."""
     if progress:
         progress(f"Verilog of {board.core}", 0, 1)
     top = cut(emit_core(board).text, emit.TOP)
     results = synthesize(top, board.family, jobs=jobs, progress=progress)
-    return make_report(board, top, results, yosys_version()), top
+    return make_report(board, top, results, yosys_version())
 
 
 def _fill(
@@ -136,7 +135,7 @@ def _fill(
     manifest = dict(emission.manifest)
     if synthesis:
         manifest["versions"] = {**manifest["versions"], "yosys": yosys_version()}
-        report, _ = report_board(board, jobs=jobs, progress=progress)
+        report = report_board(board, jobs=jobs, progress=progress)
         write_json(report, folder / "resources.json")
         picture(report, board, folder / "resources.png")
         require_fit(report, board)

@@ -1,8 +1,8 @@
 """Cuts emitted Verilog into units that are synthesized one by one.
 
 The top level's children are units, and so is every module that is placed more than once; what
-remains is the glue between them. Amaranth numbers its names over the whole design (``word$571``), so
-a change anywhere renames nets everywhere; within a unit the numbers are therefore given anew, in
+remains is the glue between them. Amaranth numbers its names over the whole design (``word$571``),
+so a change anywhere renames nets everywhere; within a unit the numbers are therefore given anew, in
 order of appearance, and a unit's text changes only when the unit does.
 """
 
@@ -114,7 +114,7 @@ class _Renumbering:
         return _NUMBER.sub(self._replace, text)
 
     def _replace(self, match: re.Match[str]) -> str:
-        return self._numbers.setdefault(match[1], f"${len(self._numbers) + 1}")
+        return self._numbers.setdefault(match[1], f"~{len(self._numbers) + 1}")
 
 
 def cut(text: str, top: str) -> Unit:

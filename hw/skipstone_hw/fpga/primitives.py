@@ -1,8 +1,8 @@
 """The primitives that Yosys maps to: what each takes of a device, and where logic runs through it.
 
-A *level* is a look-up table, a step onto a carry chain, a read of a LUT memory; the chain itself and
-the wide multiplexers behind LUTs have wires of their own and count nothing. Block memories and
-multipliers without their registers are slow: reading a block RAM that lacks its output register counts
+A *level* is a look-up table, a step onto a carry chain, a read of a LUT memory; the chain itself
+and the wide multiplexers behind LUTs have wires of their own and count nothing. Block memories and
+multipliers without their registers are slow: reading a block RAM without output register counts
 `MEMORY_LEVELS`, a multiplier `MULTIPLIER_LEVELS`, an adder behind it `ADDER_LEVELS`.
 
 References: AMD UG974 (UltraScale libraries), UG579 (DSP48E2), UG573 (memory resources), Lattice
@@ -115,9 +115,9 @@ def _shift(luts: int) -> Primitive:
 _PRIMITIVES: dict[str, Primitive] = {
     # AMD
     **{f"LUT{n}": Primitive({"lut": 1}, _through(1)) for n in range(1, 7)},
-    **{name: _FREE for name in ("MUXF5", "MUXF6", "MUXF7", "MUXF8", "MUXF9", "INV", "BUF")},
-    **{name: _FREE for name in ("IBUF", "OBUF", "BUFG", "BUFGCE")},
-    **{name: _REGISTER for name in ("FDRE", "FDSE", "FDCE", "FDPE", "FDRE_1", "FDSE_1")},
+    **dict.fromkeys(("MUXF5", "MUXF6", "MUXF7", "MUXF8", "MUXF9", "INV", "BUF"), _FREE),
+    **dict.fromkeys(("IBUF", "OBUF", "BUFG", "BUFGCE"), _FREE),
+    **dict.fromkeys(("FDRE", "FDSE", "FDCE", "FDPE", "FDRE_1", "FDSE_1"), _REGISTER),
     "CARRY4": Primitive({"carry": 4}, _carry),
     "CARRY8": Primitive({"carry": 8}, _carry),
     "SRL16E": _shift(1),

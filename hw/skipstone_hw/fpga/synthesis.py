@@ -1,7 +1,7 @@
 """Synthesis by unit: each is mapped to the device by itself, once, and its result is kept.
 
-Units are kept whole: nothing is optimized across their ports, so a figure belongs to one unit, and the
-sum is a little more than a vendor's flow will need.
+Units are kept whole: nothing is optimized across their ports, so a figure belongs to one unit, and
+the sum is a little more than a vendor's flow will need.
 """
 
 from __future__ import annotations
@@ -31,10 +31,21 @@ __all__ = ["UnitResult", "synthesize", "synthesize_unit"]
 
 Progress = Callable[[str, int, int], None]
 
+# Yosys' default mapper, abc9, fails on some units; abc is what it was before.
+_XILINX = """\
+synth_xilinx -family {family}{options} -flatten -noiopad -noclkbuf -top {top} -run begin:map_luts
+opt_expr -mux_undef -noclkinv
+abc -luts 2:2,3,6:5,10,20
+clean
+xilinx_srl -fixed -minlen 3
+techmap -map +/xilinx/lut_map.v -map +/xilinx/cells_map.v -D LUT_WIDTH=6
+xilinx_dffopt
+opt_lut_ins -tech xilinx
+clean"""
 _SCRIPTS = {
-    Family.ULTRASCALE_PLUS: "synth_xilinx -family xcup -flatten -noiopad -noclkbuf -top {top}",
-    Family.SERIES_7: "synth_xilinx -family xc7 -flatten -noiopad -noclkbuf -top {top}",
-    Family.ECP5: "synth_ecp5 -top {top}",
+    Family.ULTRASCALE_PLUS: _XILINX.replace("{options}", " -uram"),
+    Family.SERIES_7: _XILINX.replace("{options}", ""),
+    Family.ECP5: "synth_ecp5 -noabc9 -top {top}",
 }
 _NETLIST = "netlist.json.gz"
 _RESULT = "result.json"
@@ -73,8 +84,9 @@ def _script(unit: Unit, family: Family) -> str:
         (
             "read_verilog -sv unit.v",
             f"hierarchy -check -top {unit.top}",
-            _SCRIPTS[family].format(top=unit.top),
+            _SCRIPTS[family].format(family=family.value, top=unit.top),
             "check -assert -noinit",
+            "blackbox =A:whitebox",
             "write_json -noscopeinfo netlist.json",
             "",
         )

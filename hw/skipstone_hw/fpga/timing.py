@@ -1,11 +1,11 @@
 """Logic levels between registers, on the netlist.
 
-A unit is reduced to a `Timing`: levels from its inputs to the nearest registers, from registers to its
-outputs, and straight through. A netlist that places units uses their `Timing`, as it uses the
+A unit is reduced to a `Timing`: levels from its inputs to the nearest registers, from registers to
+its outputs, and straight through. A netlist that places units uses their `Timing`, as it uses the
 primitives', so paths across units are followed without ever having the whole design in memory.
 
-Levels (`primitives`) say how much logic stands between two registers. They are no delays: there is no
-open timing model of UltraScale+, and routing is half of a path there.
+Levels (`primitives`) say how much logic stands between two registers. They are no delays: there is
+no open timing model of UltraScale+, and routing is half of a path there.
 """
 
 from __future__ import annotations
@@ -193,16 +193,24 @@ def analyze(
             if (p := unit.inner) is not None:
                 placed.append(Path(p.levels, f"{title}.{p.start}", f"{title}.{p.end}", p.through))
         else:
-            _add_primitive(graph, cell, primitive(cell["type"], cell["parameters"]), names)
+            kind = primitive(cell["type"], cell["parameters"])
+            _add_primitive(graph, cell_name, cell, kind, names)
     return _Analysis(module, graph, names).timing(titles.values(), placed)
 
 
 def _add_primitive(
-    graph: _Graph, cell: Mapping[str, Any], kind: Primitive, names: Mapping[int, str]
+    graph: _Graph,
+    cell_name: str,
+    cell: Mapping[str, Any],
+    kind: Primitive,
+    names: Mapping[int, str],
 ) -> None:
     inputs, outputs = _inputs_outputs(cell)
     drives = [bit for _, bit in _bits(outputs)]
-    name = min((names[b] for b in drives if b in names), key=len, default=cell["type"])
+    given = [names[b] for b in drives if "$" not in names.get(b, "$")]
+    # What no person named is called after its kind, and the memory it was made from.
+    made_from = cell_name.partition("$")[0] or cell_name.rpartition(".")[0].rpartition("$")[2]
+    name = min(given, key=len, default=f"{cell['type']} {made_from}".strip())
     if kind.arcs is not None:
         for (port, i), (out, o), levels in kind.arcs(inputs, outputs):
             source, target = inputs[port][i], outputs[out][o]
@@ -210,7 +218,8 @@ def _add_primitive(
                 graph.edges[source].append((target, levels))
     if kind.launch is not None:
         for bit in drives:
-            graph.start(bit, kind.launch, names.get(bit, name))
+            label = names.get(bit, "$")
+            graph.start(bit, kind.launch, name if "$" in label else label)
     if kind.capture is not None:
         for (port, _), bit in _bits(inputs):
             if port not in ("C", "CLK", "WCLK", "CLKARDCLK", "CLKBWRCLK"):

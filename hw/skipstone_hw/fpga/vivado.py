@@ -210,7 +210,7 @@ def _constraints(board: Board) -> str:
     return "\n".join(
         (
             f"# {board.name}: the core has no pins of its own; clocks come from the block design.",
-            "# The reset is asynchronous to the core's clock and synchronized by its own registers.",
+            "# The reset is asynchronous to the core's clock; its own registers synchronize it.",
             "set_false_path -to [get_pins -hierarchical -filter {NAME =~ */reset/held_reg[*]/PRE}]",
             "set_property BITSTREAM.GENERAL.COMPRESS TRUE [current_design]",
             "",

@@ -59,5 +59,7 @@ def run_yosys(script: str, folder: Path) -> None:
         text=True, errors="replace", check=False,
     )  # fmt: skip
     if done.returncode:
-        tail = "\n".join(done.stdout.splitlines()[-10:])
+        log = folder / "synthesis.log"
+        said = done.stdout + (log.read_text(errors="replace") if log.is_file() else "")
+        tail = "\n".join(said.splitlines()[-5:])
         raise ToolError(f"Yosys failed with status {done.returncode}:\n{tail}")

@@ -192,5 +192,20 @@ def packing_command(json: JsonOption = None) -> None:
     _report("packing", lambda narrator: run(progress=narrator.line), json)
 
 
+@app.command("resources")
+def resources_command(
+    board: Annotated[list[str] | None, typer.Option(help="May be given several times.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Units synthesized at the same time.")] = 1,
+    json: JsonOption = None,
+) -> None:
+    """What each board's core takes of its device, by unit; logic levels."""
+    from skipstone.spec.boards import BOARDS
+
+    from .resources import run
+
+    boards = board or list(BOARDS)
+    _report("resources", lambda narrator: run(boards, jobs, narrator.step), json, board=boards)
+
+
 if __name__ == "__main__":
     app(prog_name="bench")
