@@ -23,11 +23,11 @@ import typer
 from ..build import build_image
 from ..compiler import plan_image
 from ..devices import open_device
-from ..estimate import estimate
+from ..estimate import Target, estimate, find_target
 from ..model import SHAPES, SHIPPED, ModelConfig, parameter_count
 from ..runtime import Engine
 from ..runtime.statistics import Phase
-from ..spec.config import CoreConfig, named_config
+from ..spec.config import CoreConfig
 from ..spec.errors import RequestError
 from .console import Narrator
 from .estimate import find_shape
@@ -106,7 +106,7 @@ def measured_rows(
 
     def run(prefix: int, pieces: Sequence[int]) -> tuple[Phase, float]:
         """Pass so many tokens unmeasured, then these numbers of tokens one after the other."""
-        phase, ran = Phase(), 0
+        phase, executed = Phase(), 0
         for index, count in enumerate((prefix, *pieces)):
             tokens = rng.integers(0, engine.vocabulary, count).tolist()
             if not tokens:
@@ -116,8 +116,8 @@ def measured_rows(
             step = engine.forward(tokens, engine.length if index else 0)
             if index:
                 phase.add(count, time.perf_counter() - begin, step.counters)
-                ran += int(step.decisions.sum())
-        return phase, 1 - ran / (2 * engine.layers * phase.tokens)
+                executed += int(step.decisions.sum())
+        return phase, 1 - executed / (2 * engine.layers * phase.tokens)
 
     tests = [(f"pp{n}", 0, [n]) for n in prompts] + [(f"tg{n}", 1, [1] * n) for n in generates]
     out = []
@@ -145,7 +145,7 @@ def measured_rows(
 
 def estimated_rows(
     shape: ModelConfig,
-    core: CoreConfig,
+    target: Target,
     *,
     prompts: Sequence[int],
     generates: Sequence[int],
@@ -153,6 +153,7 @@ def estimated_rows(
     skip: float,
 ) -> list[BenchRow]:
     """The same tests by the cycle model; repetitions differ in what is skipped."""
+    core = target.core
     sections = plan_image(shape, core).sections
     size = sum(sections[name][1] for name in ("program", "weights", "embedding", "routers", "rope"))
     out = []
@@ -160,7 +161,7 @@ def estimated_rows(
     for name, prompt, generate in tests:
         phases = []
         for seed in range(repetitions):
-            e = estimate(shape, core, skip=skip, prompt=prompt, generate=generate, seed=seed)
+            e = estimate(shape, target, skip=skip, prompt=prompt, generate=generate, seed=seed)
             phases.append(e.prefill if name == "pp" else e.decode)
         speeds = [phase.tokens_per_s for phase in phases]
         out.append(
@@ -169,7 +170,7 @@ def estimated_rows(
                 size_bytes=size * core.word_bytes,
                 params=parameter_count(shape),
                 device=ESTIMATE,
-                core=core.name,
+                core=target.name,
                 test=f"{name}{phases[0].tokens}",
                 skipped=skip,
                 tokens_per_s=statistics.fmean(speeds),
@@ -255,7 +256,8 @@ def bench_command(
     form: Annotated[Format, typer.Option("--output", "-o", help="Form.")] = Format.md,
 ) -> None:
     """Measure prefill and decode; the table of llama-bench, each figure labelled."""
-    config = named_config(core)
+    target = find_target(core)
+    config = target.core
     shape = find_shape(model)
     names = device or ["golden"]
     tests = {"prompts": prompt or [64], "generates": generate or [16], "repetitions": repetitions}
@@ -266,7 +268,7 @@ def bench_command(
         for name in names:
             if name == ESTIMATE:
                 narrator.line(f"estimating {model}")
-                rows += estimated_rows(shape, config, skip=skip, **tests)  # type: ignore[arg-type]
+                rows += estimated_rows(shape, target, skip=skip, **tests)  # type: ignore[arg-type]
                 continue
             image = build_image(model, config, progress=narrator.step)
             opened = open_device(name, config, progress=narrator.line)

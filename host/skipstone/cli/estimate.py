@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from ..estimate import Estimate, PhaseEstimate, estimate
+from ..estimate import Estimate, PhaseEstimate, Target, estimate, find_target
 from ..model import SHAPES, SHIPPED, ModelConfig, parameter_count, read_config, resolve_model
-from ..spec.config import named_config
 from .console import make_table, output
 
 __all__ = ["BoardOption", "estimate_command", "find_shape"]
@@ -54,15 +53,18 @@ def _phase_rows(table: Table, e: Estimate) -> None:
 def _resources(e: Estimate) -> str:
     if e.resources is None:
         return "not synthesized"
-    return ", ".join(f"{name} {value:,}" for name, value in e.resources.items())
+    return ", ".join(f"{name} {value:,g}" for name, value in e.resources.items())
+
+
+def _place(target: Target) -> str:
+    return target.name if target.memory is None else f"{target.name} (core {target.core.name})"
 
 
 def _table(e: Estimate) -> Table:
-    core = e.core
     table = make_table("", "prefill", "decode", right=(1, 2))
     table.title = (
         f"{e.model.name} ({parameter_count(e.model) / 1e9:.2f} · 10⁹ parameters, int4) on "
-        f"{core.name} at {core.clock_mhz:g} MHz, {100 * e.skip:g} % skipped: estimated"
+        f"{_place(e.target)} at {e.target.clock_mhz:g} MHz, {100 * e.skip:g} % skipped: estimated"
     )
     _phase_rows(table, e)
     return table
@@ -70,10 +72,10 @@ def _table(e: Estimate) -> Table:
 
 def _lines(e: Estimate) -> list[str]:
     mib = 1 << 20
-    if e.memory is None:
+    if e.target.memory is None:
         memory = "one word per cycle, as the simulator's"
     else:
-        m = e.memory
+        m = e.target.memory
         memory = f"{m.kind}, {m.peak_gb_s:g} GB/s peak, {100 * m.share:g} % of it ({m.source})"
     kv = 100 * (1 - e.kv_bytes / e.kv_bytes_dense)
     bytes_read = ", ".join(f"{n} {b / mib:,.2f}" for n, b in e.bytes_per_token.items())
@@ -108,8 +110,7 @@ def estimate_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Estimate speed, traffic and what limits them, from the compiler's own program."""
-    core = named_config(board)
-    e = estimate(find_shape(model), core, skip=skip, prompt=prompt, generate=generate)
+    e = estimate(find_shape(model), find_target(board), skip=skip, prompt=prompt, generate=generate)
     if as_json:
         typer.echo(json.dumps(e.to_dict(), indent=1, ensure_ascii=False))
         return

@@ -1,7 +1,7 @@
 """What a model will cost on a core: the compiler's own program, walked by a model of the core's
 timing that is calibrated against the simulated gateware."""
 
-from .boards import MEMORIES, BoardMemory, board_timing
+from .boards import MEMORIES, BoardMemory, Target, board_target, core_target, find_target
 from .cycles import Decisions, MemoryTiming, RunCost, RunModel
 from .parameters import Calibration, Parameters, load_calibration
 from .request import Estimate, PhaseEstimate, estimate, stored_resources
@@ -17,8 +17,11 @@ __all__ = [
     "PhaseEstimate",
     "RunCost",
     "RunModel",
-    "board_timing",
+    "Target",
+    "board_target",
+    "core_target",
     "estimate",
+    "find_target",
     "load_calibration",
     "stored_resources",
 ]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..spec.config import CoreConfig
+from ..spec.boards import BOARDS
+from ..spec.config import CONFIGS, CoreConfig
+from ..spec.errors import ConfigError
 from .cycles import MemoryTiming
 
-__all__ = ["MEMORIES", "BoardMemory", "board_timing"]
+__all__ = ["MEMORIES", "BoardMemory", "Target", "board_target", "core_target", "find_target"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,17 +49,54 @@ MEMORIES = {
         kind="SDRAM", peak_gb_s=0.266, share=0.85, latency_ns=150, source=_ASSUMED
     ),
 }
-"""By the name of the board, which is also that of its core configuration."""
+"""By the name of the board."""
 
 
-def board_timing(core: CoreConfig) -> tuple[BoardMemory | None, MemoryTiming]:
-    """The board's memory as core `core` sees it; a core without a board has the simulator's: one
-    word per cycle, 40 cycles away."""
-    memory = MEMORIES.get(core.name)
-    if memory is None:
-        return None, MemoryTiming()
-    bytes_per_cycle = memory.peak_gb_s * 1e3 / core.clock_mhz
-    return memory, MemoryTiming(
-        latency=memory.latency_ns * core.clock_mhz / 1e3,
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What an estimate is for.
+
+    Attributes
+    ----------
+    name : str
+        Of the board, or of the core where no board is meant.
+    memory : BoardMemory or None
+        None for a core in the simulator.
+    timing : MemoryTiming
+        The memory as the core sees it at `clock_mhz`.
+    """
+
+    name: str
+    core: CoreConfig
+    clock_mhz: float
+    memory: BoardMemory | None
+    timing: MemoryTiming
+
+
+def board_target(name: str, core: CoreConfig, clock_mhz: float) -> Target:
+    """Core `core` on the board `name`, one of MEMORIES."""
+    memory = MEMORIES[name]
+    bytes_per_cycle = memory.peak_gb_s * 1e3 / clock_mhz
+    timing = MemoryTiming(
+        latency=memory.latency_ns * clock_mhz / 1e3,
         bandwidth=min(1.0, memory.share * bytes_per_cycle / core.word_bytes),
     )
+    return Target(name=name, core=core, clock_mhz=clock_mhz, memory=memory, timing=timing)
+
+
+def core_target(core: CoreConfig) -> Target:
+    """A core with the simulator's memory: one word per cycle, 40 cycles away."""
+    return Target(
+        name=core.name, core=core, clock_mhz=core.clock_mhz, memory=None, timing=MemoryTiming()
+    )
+
+
+def find_target(name: str) -> Target:
+    """The board, or the core configuration, called `name`; ConfigError lists the known ones."""
+    if name in BOARDS:
+        board = BOARDS[name]
+        return board_target(name, board.config, board.clock_mhz)
+    if name in CONFIGS:
+        return core_target(CONFIGS[name])
+    known = ", ".join((*BOARDS, *CONFIGS))
+    raise ConfigError(f"unknown board or core {name!r}; known: {known}")

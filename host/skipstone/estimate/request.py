@@ -10,11 +10,11 @@ from typing import Any
 
 from ..compiler import plan_image
 from ..model import ModelConfig, parameter_count
-from ..spec.config import CoreConfig
+from ..spec.boards import RESOURCES
 from ..spec.errors import RequestError
 from ..spec.registers import Mode
-from .boards import BoardMemory, board_timing
-from .cycles import Decisions, MemoryTiming, RunCost, RunModel, runs_of, sampled
+from .boards import Target
+from .cycles import Decisions, RunCost, RunModel, runs_of, sampled
 from .parameters import Calibration, load_calibration
 
 __all__ = ["Estimate", "PhaseEstimate", "estimate", "stored_resources"]
@@ -76,9 +76,7 @@ class Estimate:
     """
 
     model: ModelConfig
-    core: CoreConfig
-    memory: BoardMemory | None
-    timing: MemoryTiming
+    target: Target
     skip: float
     prompt: int
     generate: int
@@ -89,14 +87,14 @@ class Estimate:
     kv_bytes: int
     kv_bytes_dense: int
     image_bytes: int
-    resources: dict[str, Any] | None
+    resources: dict[str, float] | None
     calibration: Calibration
 
     @property
     def tokens_per_s(self) -> float:
         """Generated tokens per second of the whole request, prefill included."""
         cycles = self.prefill.cost.cycles + self.decode.cost.cycles
-        return self.generate * self.core.clock_mhz * 1e6 / cycles
+        return self.generate * self.target.clock_mhz * 1e6 / cycles
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -119,10 +117,11 @@ class Estimate:
             "kind": "estimated",
             "model": self.model.name,
             "parameters": parameter_count(self.model),
-            "core": self.core.name,
-            "clock_mhz": self.core.clock_mhz,
-            "memory_words_per_cycle": self.timing.rate(self.core),
-            "memory_latency_cycles": self.timing.latency,
+            "board": self.target.name,
+            "core": self.target.core.name,
+            "clock_mhz": self.target.clock_mhz,
+            "memory_words_per_cycle": self.target.timing.rate(self.target.core),
+            "memory_latency_cycles": self.target.timing.latency,
             "skip": self.skip,
             "prompt": self.prompt,
             "generate": self.generate,
@@ -141,27 +140,27 @@ class Estimate:
         }
 
 
-def stored_resources(core: CoreConfig, folder: Path | None = None) -> dict[str, Any] | None:
-    """Resources from ``bitstreams/CORE/synthesis.json`` of a source tree, or None.
-
-    A result for another configuration of that name does not count.
-    """
+def stored_resources(target: Target, folder: Path | None = None) -> dict[str, float] | None:
+    """Sums over the units of ``bitstreams/BOARD/baseline.json`` of a source tree, which synthesis
+    wrote; None if there is none for this core."""
     root = folder or Path(__file__).resolve().parents[3] / "bitstreams"
     try:
-        document = json.loads((root / core.name / "synthesis.json").read_text(encoding="utf-8"))
-        if document["config_hash"] != f"{core.hash64:016x}":
+        path = root / target.name / "baseline.json"
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["core"] != target.core.name:
             return None
-        return dict(document["resources"])
-    except (OSError, ValueError, KeyError, TypeError):
+        units = document["units"].values()
+        total = {name: sum(float(unit.get(name, 0)) for unit in units) for name in RESOURCES}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+    return {name: value for name, value in total.items() if value}
 
 
-def _phase(
-    tokens: int, cost: RunCost, core: CoreConfig, memory: BoardMemory | None, rate: float
-) -> PhaseEstimate:
+def _phase(tokens: int, cost: RunCost, target: Target) -> PhaseEstimate:
+    core, memory, rate = target.core, target.memory, target.timing.rate(target.core)
     moved = cost.words["weights"] + cost.words["kv"]
     read = moved + cost.words["other"]
-    seconds = cost.cycles / (core.clock_mhz * 1e6)
+    seconds = cost.cycles / (target.clock_mhz * 1e6)
     deliverable = min(1.0, moved / rate / cost.cycles)
     of_peak = moved / cost.cycles
     if memory is not None:
@@ -192,13 +191,12 @@ def _phase(
 
 def estimate(
     model: ModelConfig,
-    core: CoreConfig,
+    target: Target,
     *,
     skip: float = 0.25,
     prompt: int = 128,
     generate: int = 1024,
     seed: int = 0,
-    timing: MemoryTiming | None = None,
     calibration: Calibration | None = None,
 ) -> Estimate:
     """Estimate a request: prefill of `prompt` tokens, then `generate` tokens one by one, each a run
@@ -208,8 +206,6 @@ def estimate(
     ----------
     skip
         Share of the attention and of the MLP executions that every token skips.
-    timing
-        Instead of the board's memory.
 
     Raises ConfigError if the model does not fit the core, RequestError for a bad request.
     """
@@ -222,11 +218,10 @@ def estimate(
             f"{prompt} + {generate} tokens exceed the model's context of {model.max_positions}"
         )
     known = calibration or load_calibration()
-    memory, by_board = board_timing(core)
-    timing = timing or by_board
+    core = target.core
     plan = plan_image(model, core, -(-total // 64) * 64)
     decisions = Decisions.random(total, model.layers, skip, seed)
-    runs = RunModel(plan.program(), core, decisions, known.parameters, timing)
+    runs = RunModel(plan.program(), core, decisions, known.parameters, target.timing)
 
     prefill, decode = RunCost(), RunCost()
     for position, count in runs_of(prompt, core.max_chunk):
@@ -235,21 +230,18 @@ def estimate(
     for position, times in sampled(prompt, generate, _SAMPLES):
         decode.add(runs.run(position, 1, mode=int(Mode.LOGITS)), times)
 
-    rate = timing.rate(core)
     stored = int(runs.stored.sum())
     kv_bytes = 2 * model.kv_heads * (model.head_dim + 1)
     words: Counter[str] = decode.words
     return Estimate(
         model=model,
-        core=core,
-        memory=memory,
-        timing=timing,
+        target=target,
         skip=skip,
         prompt=prompt,
         generate=generate,
-        prefill=_phase(prompt, prefill, core, memory, rate),
-        decode=_phase(generate, decode, core, memory, rate),
-        time_to_first_token_s=prefill.cycles / (core.clock_mhz * 1e6),
+        prefill=_phase(prompt, prefill, target),
+        decode=_phase(generate, decode, target),
+        time_to_first_token_s=prefill.cycles / (target.clock_mhz * 1e6),
         bytes_per_token={
             name: words[name] * core.word_bytes / generate
             for name in ("weights", "kv", "other", "written")
@@ -257,6 +249,6 @@ def estimate(
         kv_bytes=stored * kv_bytes,
         kv_bytes_dense=total * model.layers * kv_bytes,
         image_bytes=plan.words * core.word_bytes,
-        resources=stored_resources(core),
+        resources=stored_resources(target),
         calibration=known,
     )

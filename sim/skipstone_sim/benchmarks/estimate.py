@@ -24,15 +24,18 @@ from skipstone.estimate import (
     Parameters,
     RunModel,
     estimate,
+    find_target,
     load_calibration,
 )
 from skipstone.model import SHAPES, ModelConfig
 from skipstone.runtime import Engine
 from skipstone.runtime.mailbox import Mailbox
 from skipstone.runtime.statistics import Phase as Counted
-from skipstone.spec.config import CONFIGS, named_config
+from skipstone.spec.boards import BOARDS
+from skipstone.spec.config import named_config
 from skipstone.spec.errors import ConfigError
 from skipstone.spec.isa import Instruction, decode_program
+from skipstone.spec.records import decisions_of
 from skipstone.spec.registers import Mode
 from skipstone_sim.random_model import random_model, random_shape
 from skipstone_sim.rtl import RtlDevice
@@ -156,11 +159,6 @@ class Measured:
         ]
 
 
-def _maps(records: NDArray[np.void], name: str, layers: int) -> NDArray[np.bool_]:
-    bits = records[name][:, None] >> np.arange(layers, dtype=np.uint64)
-    return (bits & np.uint64(1)).astype(np.bool_)
-
-
 def measure(points: Sequence[Point], progress: Progress | None = None) -> list[Measured]:
     """Run the gateware at every point."""
     out = []
@@ -212,10 +210,8 @@ def _measure(point: Point, device: RtlDevice) -> Measured:
     records = mailbox.read_records(0, engine.length)
     program = decode_program(np.asarray(image.sections["program"].data).tobytes())
     layers = point.shape.layers
-    return Measured(
-        point, tuple(program), _maps(records, "attention", layers), _maps(records, "mlp", layers),
-        tuple(phases),
-    )  # fmt: skip
+    executed = decisions_of(records, layers)
+    return Measured(point, tuple(program), executed[..., 0], executed[..., 1], tuple(phases))
 
 
 def errors(measured: Sequence[Measured], parameters: Parameters) -> NDArray[np.float64]:
@@ -317,15 +313,12 @@ PUBLISHED = (
 
 
 def _model_rows(found: Calibration) -> list[Row]:
-    """Public models on the cards, beside what was published for a U280."""
+    """Public models on the boards that they fit, beside what was published for a U280."""
     out = []
-    for board in ("u280", "u55c", "u50", "kv260"):
-        core = CONFIGS.get(board)
-        if core is None:
-            continue
+    for board in BOARDS:
         for shape in SHAPES.values():
             try:
-                e = estimate(shape, core, calibration=found)
+                e = estimate(shape, find_target(board), calibration=found)
             except ConfigError:
                 continue
             subject = f"{shape.name} on {board}, 25 % skipped, [{e.prompt}, {e.generate}]"

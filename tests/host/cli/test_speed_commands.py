@@ -52,7 +52,7 @@ def test_estimating_needs_no_weights(run, build, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("estimate", "--board", "moon"), "unknown core configuration 'moon'"),
+        (("estimate", "--board", "moon"), "unknown board or core 'moon'"),
         (("estimate", "-m", "llama-2-7b", *REQUEST), "does not fit core 'sim-small': hidden_size"),
         (("estimate", "-m", "nobody", *REQUEST), "no model 'nobody'"),
         (("bench", "-m", "llama-2-7b"), "is a shape without weights: only --device estimate"),

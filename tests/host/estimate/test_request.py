@@ -1,6 +1,5 @@
 """Estimates of requests: what they contain, and what is refused."""
 
-import dataclasses
 import json
 
 import pytest
@@ -10,14 +9,16 @@ from skipstone.estimate import (
     Calibration,
     MemoryTiming,
     Parameters,
-    board_timing,
+    board_target,
     estimate,
+    find_target,
     load_calibration,
     stored_resources,
 )
 from skipstone.estimate.cycles import runs_of, sampled
 from skipstone.model import SHAPES
-from skipstone.spec.config import CoreConfig, named_config
+from skipstone.spec.boards import BOARDS
+from skipstone.spec.config import CoreConfig
 from skipstone.spec.errors import ConfigError, RequestError
 
 U280 = CoreConfig(
@@ -25,17 +26,18 @@ U280 = CoreConfig(
     max_hidden=8192, max_ffn=28672, max_query=8192, max_context=4096, max_chunk=64,
     max_layers=64, max_program=512, fifo_words=128, clock_mhz=225.0,
 )  # fmt: skip
+TARGET = board_target("u280", U280, 225.0)
 LLAMA = SHAPES["llama-2-7b"]
 CALIBRATION = Calibration(Parameters(), 0.01, 0.005, 1, 1, ("sim-tiny",))
 
 
 def test_llama_2_7b():
-    e = estimate(LLAMA, U280, prompt=64, generate=256, calibration=CALIBRATION)
+    e = estimate(LLAMA, TARGET, prompt=64, generate=256, calibration=CALIBRATION)
     # int4 with one FP16 scale per 128: 4.125 bits for each weight that is read.
     layers = 0.75 * LLAMA.layers * (4 * 4096**2 + 3 * 4096 * 11008)
     expected = (layers + 32000 * 4096) * 4.125 / 8
     assert e.bytes_per_token["weights"] == pytest.approx(expected, rel=0.02)
-    assert e.memory is MEMORIES["u280"]
+    assert e.target.memory is MEMORIES["u280"]
     seconds = 256 / e.decode.tokens_per_s
     moved = 256 * (e.bytes_per_token["weights"] + e.bytes_per_token["kv"])
     assert e.decode.bandwidth_efficiency_of_peak == pytest.approx(moved / seconds / 460.8e9)
@@ -55,7 +57,7 @@ def test_llama_2_7b():
 
 def test_skipping_pays():
     speeds = [
-        estimate(LLAMA, U280, skip=s, prompt=8, generate=8, calibration=CALIBRATION).tokens_per_s
+        estimate(LLAMA, TARGET, skip=s, prompt=8, generate=8, calibration=CALIBRATION).tokens_per_s
         for s in (0, 0.25, 0.5)
     ]
     assert speeds[0] * 1.2 < speeds[1] < speeds[2]
@@ -68,20 +70,27 @@ def test_skipping_pays():
         ({"generate": 0}, RequestError, "generate must be at least 1, not 0"),
         ({"generate": 4000}, RequestError, r"128 \+ 4000 tokens exceed the model's context"),
         ({"skip": 1.0}, RequestError, "below 1, not 1"),
-        ({"core": named_config("sim-large")}, ConfigError, "does not fit core 'sim-large'"),
+        ({"target": find_target("sim-large")}, ConfigError, "does not fit core 'sim-large'"),
     ],
 )
 def test_bad_requests(options, error, message):
-    core = options.pop("core", U280)
+    target = options.pop("target", TARGET)
     with pytest.raises(error, match=message):
-        estimate(LLAMA, core, calibration=CALIBRATION, **options)
+        estimate(LLAMA, target, calibration=CALIBRATION, **options)
 
 
-def test_memories():
-    memory, timing = board_timing(U280)
-    assert memory.peak_gb_s == 460.8
-    assert timing.bandwidth == pytest.approx(0.92)
-    assert board_timing(named_config("sim-small")) == (None, MemoryTiming())
+def test_targets():
+    assert TARGET.timing.bandwidth == pytest.approx(0.92)
+    assert TARGET.timing.latency == pytest.approx(138e-9 * 225e6)
+    simulated = find_target("sim-small")
+    assert (simulated.memory, simulated.timing) == (None, MemoryTiming())
+    assert MEMORIES.keys() == BOARDS.keys()
+    for name, board in BOARDS.items():
+        target = find_target(name)
+        assert (target.core, target.clock_mhz) == (board.config, board.clock_mhz)
+        assert 0 < target.timing.bandwidth <= 1
+    with pytest.raises(ConfigError, match="unknown board or core 'moon'; known: u280, "):
+        find_target("moon")
 
 
 def test_pieces_of_a_request():
@@ -108,12 +117,16 @@ def test_a_calibration_of_another_version(tmp_path):
 
 
 def test_resources_come_from_synthesis_of_this_core(tmp_path):
-    core = named_config("sim-tiny")
-    assert stored_resources(core, tmp_path) is None
-    folder = tmp_path / core.name
+    target = find_target("ulx3s")
+    assert stored_resources(target, tmp_path) is None
+    folder = tmp_path / "ulx3s"
     folder.mkdir()
-    resources = {"lut": 1000, "dsp": 64}
-    document = {"config_hash": f"{core.hash64:016x}", "resources": resources}
-    (folder / "synthesis.json").write_text(json.dumps(document))
-    assert stored_resources(core, tmp_path) == resources
-    assert stored_resources(dataclasses.replace(core, lanes=1), tmp_path) is None
+    units = {"array": {"lut": 1000, "dsp": 64, "levels": 5}, "top": {"lut": 10, "levels": 2}}
+
+    def store(core):
+        document = {"tool": "yosys", "core": core, "units": units}
+        (folder / "baseline.json").write_text(json.dumps(document))
+        return stored_resources(target, tmp_path)
+
+    assert store(target.core.name) == {"lut": 1010, "dsp": 64}
+    assert store("another") is None
