@@ -1,8 +1,8 @@
-"""The parts of a simulated board around its logic: memory, interrupt controller, kernel interrupt."""
+"""The parts of a simulated board around its logic: memory, interrupt controller, kernel
+interrupt."""
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 from dataclasses import dataclass, field
@@ -97,8 +97,8 @@ class RegisterFile:
 
 
 class InterruptController:
-    """AXI INTC with one level-sensitive input (AMD PG099): what it has seen stays in ISR until it is
-    acknowledged, and returns at once while the line is still high.
+    """AXI INTC with one level-sensitive input (AMD PG099): what it has seen stays in ISR until it
+    is acknowledged, and returns at once while the line is still high.
     """
 
     _ISR, _IPR, _IER, _IAR, _SIE, _CIE, _MER = 0x00, 0x04, 0x08, 0x0C, 0x10, 0x14, 0x1C
@@ -140,8 +140,8 @@ class InterruptController:
 
 
 class KernelInterrupt:
-    """The kernel's side of a UIO device (``uio_pdrv_genirq``): an interrupt masks itself and makes the
-    file readable; writing a one to the file unmasks it.
+    """The kernel's side of a UIO device (``uio_pdrv_genirq``): an interrupt masks itself and makes
+    the file readable; writing a one to the file unmasks it.
 
     Attributes
     ----------
@@ -178,13 +178,3 @@ class KernelInterrupt:
             self._enabled = False
             self._count += 1
             self._kernel.send(self._count.to_bytes(4, "little"))
-
-    def forget(self) -> None:
-        """Mask, and drop what was not read."""
-        self._enabled = self.lost = False
-        os.set_blocking(self.descriptor, False)
-        try:
-            while os.read(self.descriptor, 4):
-                pass
-        except BlockingIOError:
-            pass

@@ -1,7 +1,7 @@
 """Overlays for the simulated board: the files that Vivado or Vitis would leave for a real one.
 
-The bitstream is a true ``.bit`` or ``.xclbin`` container; its payload names the core configuration and
-what stands in for the FPGA.
+The bitstream is a true ``.bit`` or ``.xclbin`` container; its payload names the core configuration
+and what stands in for the FPGA.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def write_overlay(
     logic: LogicKind = "rtl",
     style: Literal["zynq", "alveo"] = "zynq",
 ) -> Path:
-    """Write ``skipstone.bit`` and ``.hwh``, or ``skipstone.xclbin``, with a manifest; the bitstream.
+    """Write ``skipstone.bit`` and ``.hwh``, or ``skipstone.xclbin``, with a manifest; the
+    bitstream.
 
     `logic` is what runs: the simulated gateware, or the golden model.
     """

@@ -2,14 +2,15 @@
 
 Import this module before pynq looks for devices, or call `plug_in`. Its programmable logic is
 whatever the bitstream names (`overlay_files.write_overlay`): the simulated gateware or the golden
-model. It runs in a thread of its own, so that registers, polling, interrupts and deadlines behave as on a
-board, only slower. Memory on the host is a mirror of the board's: what is not flushed or invalidated
-stays old. Addresses at which nothing answers raise.
+model. It runs in a thread of its own, so that registers, polling, interrupts and deadlines behave
+as on a board, only slower. Memory on the host is a mirror of the board's: what is not flushed or
+invalidated stays old. Addresses at which nothing answers raise.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import threading
@@ -100,6 +101,8 @@ class SimulatedBoard(Device):
     logic : Logic or None
         What the last bitstream put into the FPGA.
     kernel : KernelInterrupt
+    paused : bool
+        The logic's clock stands still while this is set.
     """
 
     _probe_priority_ = 10
@@ -120,6 +123,7 @@ class SimulatedBoard(Device):
         self.arch = "aarch64"
         self.name = "simulated KV260"
         self.logic: Logic | None = None
+        self.paused = False
         self._progress = progress
         self._memory = np.zeros(memory_bytes, np.uint8)
         self._ddr = Bank(self._memory, _FIRST_ADDRESS, memory_bytes - _FIRST_ADDRESS)
@@ -127,12 +131,14 @@ class SimulatedBoard(Device):
         self._controller = InterruptController()
         # The processor's clock registers are there before any bitstream is.
         plls = {0x20: _PLL, 0x2C: _PLL, 0x30: _PLL, 0x38: _PLL}
-        self._processor = [(base, _CLOCK_RANGE, RegisterFile(plls)) for base in (_CRL_APB, _CRF_APB)]
+        self._processor = [
+            (base, _CLOCK_RANGE, RegisterFile(plls)) for base in (_CRL_APB, _CRF_APB)
+        ]
         self._map: list[tuple[int, int, Any]] = list(self._processor)
         self._interrupts = threading.RLock()
         self._failure: BaseException | None = None
         self.kernel = _kernel_interrupt()
-        self._wake_read, self._wake_write = os.pipe()
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._thread: threading.Thread | None = None
         self._closing = False
 
@@ -164,7 +170,7 @@ class SimulatedBoard(Device):
         self.logic = open_logic(kind, config, self._memory, self._progress)
         self._controller = InterruptController()
         self._connect(parser)
-        self.kernel.forget()
+        self.kernel.lost = False
         self.post_download(bitstream, parser, self.name)
         self._closing = False
         self._thread = threading.Thread(
@@ -202,7 +208,9 @@ class SimulatedBoard(Device):
             if base <= address and address + length <= base + size:
                 return part, address - base
         known = ", ".join(f"{b:#x} to {b + s - 1:#x}" for b, s, _ in sorted(self._map, key=_base))
-        raise AddressError(f"nothing answers at address {address:#x}; mapped is {known or 'nothing'}")
+        raise AddressError(
+            f"nothing answers at address {address:#x}; mapped is {known or 'nothing'}"
+        )
 
     def read_registers(self, address: int, length: int) -> bytes:
         """Bytes of consecutive 32-bit registers. Raises AddressError."""
@@ -227,6 +235,10 @@ class SimulatedBoard(Device):
             raise failure
         self._propagate()
         if self.logic is not None and self.logic.busy:
+            self._wake()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # then it has been woken often enough
             os.write(self._wake_write, b"!")
 
     def _propagate(self) -> None:
@@ -271,9 +283,10 @@ class SimulatedBoard(Device):
 
     def _step(self) -> bool:
         """One turn of the board's thread; false when it is to end."""
-        busy = self.logic is not None and self.logic.busy
+        busy = self.logic is not None and self.logic.busy and not self.paused
         wake = self._wake_read
-        ready, _, _ = select.select([self.kernel, wake], [], [], 0 if busy else 0.5)
+        sources: list[Any] = [self.kernel, wake]
+        ready, _, _ = select.select(sources, [], [], 0 if busy else 0.5)
         if wake in ready:
             os.read(wake, 4096)
         if self._closing:
@@ -282,7 +295,7 @@ class SimulatedBoard(Device):
             if self.kernel in ready:
                 with self._interrupts:
                     self.kernel.listen()
-            if self.logic is not None and self.logic.busy and self._failure is None:
+            if busy and self.logic is not None and self._failure is None:
                 self.logic.advance()
             self._propagate()
         except BaseException as error:  # shown to whoever touches the board next
@@ -292,7 +305,7 @@ class SimulatedBoard(Device):
     def _stop(self) -> None:
         if self._thread is not None:
             self._closing = True
-            os.write(self._wake_write, b"!")
+            self._wake()
             self._thread.join()
             self._thread = None
         if self.logic is not None:

@@ -138,9 +138,7 @@ class RtlDevice(Device):
     ):
         self.config = config
         self._watchdog_cycles = watchdog_cycles
-        library = core_library(
-            config, gateware=gateware, trace=wave is not None, progress=progress
-        )
+        library = core_library(config, gateware=gateware, trace=wave is not None, progress=progress)
         self._simulation = Simulation(
             library, memory=memory or MemoryModel(outstanding=config.outstanding), seed=seed
         )

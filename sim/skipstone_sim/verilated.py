@@ -322,9 +322,7 @@ class Simulation:
         if data.ndim != 1 or data.size % self.port_bytes or not data.flags.c_contiguous:
             raise ValueError(f"memory must be contiguous, a multiple of {self.port_bytes} bytes")
         self._words = data
-        self._dll.harness_memory(
-            self._handle, data.ctypes.data, data.size // self.port_bytes, 1
-        )
+        self._dll.harness_memory(self._handle, data.ctypes.data, data.size // self.port_bytes, 1)
 
     def set_base(self, port: int, base: int) -> None:
         """Let word 0 of a port be at byte address `base`."""

@@ -6,14 +6,18 @@ Every instruction is counted as if nothing were skipped and nothing overlapped, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..devices import Run
 from ..spec.config import CoreConfig
-from ..spec.isa import Instruction, Opcode
+from ..spec.errors import ImageError
+from ..spec.isa import INSTRUCTION_BYTES, Instruction, Opcode, decode_program
 from ..spec.layout import matrix_words
 
-__all__ = ["MARGIN", "most_cycles"]
+__all__ = ["MARGIN", "Programs", "most_cycles"]
 
 MARGIN = 8
 _INSTRUCTION_CYCLES = 2_000
@@ -57,3 +61,39 @@ def most_cycles(program: Sequence[Instruction], config: CoreConfig, run: Run) ->
     if steps:
         cycles += steps * _pass_cycles(program, config, 1, end + steps)
     return MARGIN * cycles
+
+
+class Programs:
+    """The programs in a device's memory, decoded once and for as long as nobody overwrites them.
+
+    Parameters
+    ----------
+    config
+    read
+        Bytes of memory: word address and count.
+    """
+
+    def __init__(self, config: CoreConfig, read: Callable[[int, int], NDArray[np.uint8]]):
+        self._config, self._read = config, read
+        self._known: dict[tuple[int, int], list[Instruction] | None] = {}
+
+    def get(self, run: Run) -> list[Instruction] | None:
+        """The program of a run; None if it cannot be decoded: the core will say why."""
+        key = run.program_address, run.program_length
+        if key not in self._known:
+            try:
+                raw = self._read(key[0], key[1] * INSTRUCTION_BYTES)
+                self._known[key] = decode_program(raw.tobytes())
+            except (ImageError, ValueError):
+                self._known[key] = None
+        return self._known[key]
+
+    def written(self, address: int, count: int) -> None:
+        """`count` bytes from word `address` on were overwritten."""
+        width = self._config.word_bytes
+        end = address + -(-count // width)
+        self._known = {
+            (first, length): program
+            for (first, length), program in self._known.items()
+            if end <= first or first + -(-length * INSTRUCTION_BYTES // width) <= address
+        }

@@ -40,7 +40,8 @@ INTERRUPT_CONTROLLER = "axi_intc_0"
 INTERRUPT_CONTROLLER_ADDRESS = 0xA001_0000
 PROCESSING_SYSTEM = "zynq_ultra_ps_e_0"
 PL_INTERRUPT = 121
-"""Number of pl_ps_irq0[0] among the interrupts of the processing system (AMD UG1085, table 13-1)."""
+"""Number of pl_ps_irq0[0] among the interrupts of the processing system (AMD UG1085, table
+13-1)."""
 
 _PROTOCOL = ("CTRL", "GIER", "IP_IER", "IP_ISR")
 

@@ -1,6 +1,7 @@
 """The PYNQ device: a core in a loaded Overlay, behind the device contract.
 
-The same code drives a real board and the simulated one; both come through the unmodified pynq package.
+The same code drives a real board and the simulated one; both come through the unmodified pynq
+package.
 """
 
 from __future__ import annotations
@@ -19,12 +20,10 @@ from ..spec.errors import (
     BitstreamError,
     ConfigError,
     DeviceMemoryError,
-    ImageError,
     ToolError,
 )
 from ..spec.image import Image
-from ..spec.isa import INSTRUCTION_BYTES, Instruction, decode_program
-from .deadline import most_cycles
+from .deadline import Programs, most_cycles
 from .design import VLNV
 from .manifest import Manifest
 from .ownership import Ownership
@@ -106,6 +105,7 @@ class PynqDevice(Device):
     """
 
     name = "pynq"
+    brings_config = True
 
     def __init__(
         self,
@@ -129,16 +129,14 @@ class PynqDevice(Device):
         self._watchdog_cycles = watchdog_cycles
         self._buffers: list[Any] = []
         self._stripes: Stripes | None = None
-        self._programs: dict[tuple[int, int], list[Instruction] | None] = {}
+        self._programs = Programs(self.config, self.read)
         self._seconds = 0.0
         self._ran = False
         self._ownership: Ownership | None = None
-        board = None if overlay is None else overlay.device
         if overlay is None:
             self._say(f"loading {manifest.bitstream}")
             overlay = load_overlay(manifest.bitstream)
-            board = overlay.device
-        self._ownership = Ownership(str(board.tag))
+        self._ownership = Ownership(str(overlay.device.tag))
         try:
             self.overlay = overlay
             self.ip = self._find_core(overlay)
@@ -214,7 +212,7 @@ class PynqDevice(Device):
         for buffer in self._buffers:
             buffer.freebuffer()
         self._buffers = []
-        self._programs.clear()
+        self._programs = Programs(self.config, self.read)
 
     def _flush(self, port: int, start: int, count: int) -> None:
         if count:
@@ -226,9 +224,7 @@ class PynqDevice(Device):
 
     def write(self, address: int, data: NDArray[np.uint8]) -> None:
         self._words().write(address, data)
-        end = address + -(-data.size // self.config.word_bytes)
-        for key in [k for k in self._programs if k[0] < end and address < self._program_end(*k)]:
-            del self._programs[key]
+        self._programs.written(address, data.size)
 
     def read(self, address: int, count: int) -> NDArray[np.uint8]:
         return self._words().read(address, count)
@@ -250,7 +246,7 @@ class PynqDevice(Device):
 
         for section in image.sections.values():
             if section.data.size:
-                self._words().write(section.address, section.data, report)
+                self._words().write(section.address, np.asarray(section.data), report)
                 before += section.data.size
 
     # -- runs --------------------------------------------------------------------------------------
@@ -274,23 +270,9 @@ class PynqDevice(Device):
         """
         return self.ip.wait(self._seconds if timeout_s is None else timeout_s)
 
-    def _program_end(self, address: int, length: int) -> int:
-        return address + -(-length * INSTRUCTION_BYTES // self.config.word_bytes)
-
-    def _program(self, address: int, length: int) -> list[Instruction] | None:
-        """The program in memory; None if it cannot be decoded."""
-        key = (address, length)
-        if key not in self._programs:
-            try:
-                raw = self._words().read(address, length * INSTRUCTION_BYTES)
-                self._programs[key] = decode_program(raw.tobytes())
-            except (ImageError, ValueError):
-                self._programs[key] = None
-        return self._programs[key]
-
     def _deadline(self, run: Run) -> float:
         """Seconds that this run may take."""
-        program = self._program(run.program_address, run.program_length)
+        program = self._programs.get(run)
         if program is None:
             return _UNKNOWN_S
         cycles = most_cycles(program, self.config, run) + self._watchdog_cycles

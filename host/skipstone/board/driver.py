@@ -1,8 +1,10 @@
-"""The PYNQ driver of the core: bound to its VLNV, so ``Overlay(...).skipstone_0`` is a `SkipstoneIP`.
+"""The PYNQ driver of the core: bound to its VLNV, so ``Overlay(...).skipstone_0`` is a
+`SkipstoneIP`.
 
-Importing this module imports pynq and registers the driver; do it before the Overlay is made (opening
-a `PynqDevice` does). The interrupt is waited for in the operating system, not in an event loop, so
-that waiting works in scripts, threads and notebooks alike; `wait_async` is for those who have a loop.
+Importing this module imports pynq and registers the driver; do it before the Overlay is made
+(opening a `PynqDevice` does). The interrupt is waited for in the operating system, not in an event
+loop, so that waiting works in scripts, threads and notebooks alike; `wait_async` is for those who
+have a loop.
 """
 
 from __future__ import annotations
@@ -167,8 +169,8 @@ class SkipstoneIP(DefaultIP):
         result = self.protocol.result()
         if not arrived:
             raise InterruptLostError(
-                f"the run ended, with {result.tokens_done} tokens done, but no interrupt came within "
-                f"{timeout_s:.3g} s: is {VLNV} wired to the interrupt controller, and is "
+                f"the run ended, with {result.tokens_done} tokens done, but no interrupt came "
+                f"within {timeout_s:.3g} s: is {VLNV} wired to the interrupt controller, and is "
                 "/dev/uio* there?"
             )
         return result
@@ -207,8 +209,8 @@ class SkipstoneIP(DefaultIP):
     def _sleep(self, deadline: float) -> bool:
         """Sleep until the UIO device of the interrupt controller reports, or the deadline.
 
-        This does what `pynq.interrupt` does in its event loop: register an event, let the controller
-        ask the kernel for the interrupt, and pass on what the kernel reports.
+        This does what `pynq.interrupt` does in its event loop: register an event, let the
+        controller ask the kernel for the interrupt, and pass on what the kernel reports.
         """
         controller = self.interrupt.parent()
         if controller is None:
@@ -233,6 +235,8 @@ class SkipstoneIP(DefaultIP):
             if event in handles:
                 handles.remove(event)
                 controller.event_number -= 1
+            if not controller.event_number and controller in source.wait_events:
+                source.wait_events.remove(controller)
         return event.happened
 
     def stop(self) -> None:

@@ -1,8 +1,8 @@
 """What a bitstream is: a JSON file beside it that ties it to a core configuration.
 
 ``skipstone.json`` holds the configuration, its hash, the version of the instruction set and the
-SHA-256 of the bitstream. It is checked before anything is downloaded; the registers of the loaded core
-are checked against it afterwards, and every image against both.
+SHA-256 of the bitstream. It is checked before anything is downloaded; the registers of the loaded
+core are checked against it afterwards, and every image against both.
 """
 
 from __future__ import annotations

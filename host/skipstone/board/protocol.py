@@ -1,8 +1,8 @@
 """The core's control protocol over any way of reading and writing its registers.
 
-AMD UG1399, "S_AXILITE Control Register Map": the host sets the parameters, enables the interrupt and
-writes ap_start; the core raises ap_done and the interrupt, and says in its status registers how the
-run went.
+AMD UG1399, "S_AXILITE Control Register Map": the host sets the parameters, enables the interrupt
+and writes ap_start; the core raises ap_done and the interrupt, and says in its status registers how
+the run went.
 """
 
 from __future__ import annotations
@@ -116,9 +116,7 @@ class CoreProtocol:
         """
         control = self.control
         if Control.DONE not in control:
-            raise RunAbortedError(
-                f"the run was broken off by a reset; CTRL is {int(control):#05x}"
-            )
+            raise RunAbortedError(f"the run was broken off by a reset; CTRL is {int(control):#05x}")
         if code := self.get("ERROR_CODE"):
             raise DeviceError(CoreErrorCode(code), self.get("ERROR_PC"))
         return RunResult(tokens_done=self.get("TOKENS_DONE"), next_token=self.get("NEXT_TOKEN"))

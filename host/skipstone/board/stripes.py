@@ -87,7 +87,7 @@ class Stripes:
                 progress(start + part.size, raw.size)
 
     def _write(self, address: int, raw: NDArray[np.uint8]) -> None:
-        whole, rest = divmod(raw.size, self._word_bytes)
+        whole = raw.size // self._word_bytes
         words = raw[: whole * self._word_bytes].reshape(whole, self._ports, self._port_bytes)
         tail = raw[whole * self._word_bytes :]
         for port, buffer in enumerate(self._buffers):

@@ -96,7 +96,9 @@ def _memory_topology(banks: Sequence[Bank]) -> bytes:
 
 def _connectivity(config: CoreConfig, banks: Sequence[Bank]) -> bytes:
     """Port p to bank p."""
-    wires = [(a.index, 0, a.port % len(banks)) for a in kernel_arguments(config) if a.port is not None]
+    wires = [
+        (a.index, 0, a.port % len(banks)) for a in kernel_arguments(config) if a.port is not None
+    ]
     return struct.pack("<i", len(wires)) + b"".join(struct.pack("<iii", *w) for w in wires)
 
 

@@ -100,7 +100,7 @@ class InterruptLostError(DeviceTimeoutError):
 
 
 class RunAbortedError(SkipstoneError, RuntimeError):
-    """A run was broken off by a reset before it ended."""
+    """A run ended before its time: by a reset, or by an error whose code cannot be read."""
 
 
 class DeviceBusyError(SkipstoneError, RuntimeError):
