@@ -12,8 +12,7 @@ collect_ignore_glob = [] if importlib.util.find_spec("pynq") else ["test_*.py"]
 if not collect_ignore_glob:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what pynq says about this computer not being a board
-        import pynq
-        import pynq.lib
+        importlib.import_module("pynq.lib")
 
     from skipstone.board.device import PynqDevice, load_overlay
     from skipstone.build import build_image

@@ -31,8 +31,9 @@ def expected(image):
 def test_same_tokens_as_golden(open_device, image, expected, style):
     generation = tokens(open_device(style=style), image)
     assert generation.tokens == expected.tokens
-    assert generation.statistics.decode.counters["words_weights"] == (
-        expected.statistics.decode.counters["words_weights"]
+    assert (
+        generation.statistics.decode.counters["words_weights"]
+        == (expected.statistics.decode.counters["words_weights"])
     )
 
 

@@ -1,5 +1,6 @@
 """Everything that goes wrong: a typed error in time, then a clean run in the same process."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -7,7 +8,7 @@ import time
 
 import pytest
 
-from skipstone.board.device import load_overlay
+from skipstone.board.device import PynqDevice, load_overlay
 from skipstone.board.manifest import Manifest
 from skipstone.build import build_image
 from skipstone.runtime import Engine
@@ -93,8 +94,6 @@ def test_a_bitstream_with_another_core(board, overlay_path, open_device, image, 
     for suffix in (".bit", ".hwh"):
         path.with_suffix(suffix).write_bytes(good.with_suffix(suffix).read_bytes())
     Manifest.write(path, CONFIGS["sim-small"], "simulated")
-    from skipstone.board.device import PynqDevice
-
     with pytest.raises(BitstreamError, match=r"the loaded bitstream has version 1 and config"):
         PynqDevice(bitstream=path)
     check_clean_run(open_device(), image, expected)
@@ -152,10 +151,6 @@ except DeviceBusyError as error:
 
 
 def test_two_processes_at_once(overlay_path, image, expected):
-    from skipstone.board.device import PynqDevice
-
-    import os
-
     tag = f"shared-{os.getpid()}"
     board = plug_in(tag, memory_bytes=64 << 20)
     device = PynqDevice(bitstream=overlay_path())
@@ -215,8 +210,6 @@ def test_memory_that_does_not_answer(board, open_device, image, expected):
 @pytest.mark.rtl
 def test_a_core_that_hangs(board, overlay_path, image, expected):
     """No watchdog, memory dead: time-out, a reset that fails, and a new download that helps."""
-    from skipstone.board.device import PynqDevice
-
     device = PynqDevice(bitstream=overlay_path(logic="rtl"), watchdog_cycles=0)
     engine = Engine(device, image, timeout_s=0.5)
     device.ip.time_dilation = 1
