@@ -11,18 +11,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .spec.config import CoreConfig
+from .spec.config import CoreConfig, named_config
 from .spec.errors import ConfigError
 from .spec.image import Image
 
-__all__ = ["Device", "Run", "RunResult", "device_names", "open_device"]
+__all__ = ["DEFAULT_CORE", "Device", "Run", "RunResult", "device_names", "open_device"]
 
 NO_TOKEN = 0xFFFFFFFF
+DEFAULT_CORE = "sim-small"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,8 @@ class Device(ABC):
 
     name: str
     config: CoreConfig
+    brings_config: ClassVar[bool] = False
+    """The configuration is the board's own: the device is opened without one."""
 
     @abstractmethod
     def allocate(self, words: int) -> None:
@@ -106,17 +109,20 @@ def device_names() -> list[str]:
 
 def open_device(
     name: str,
-    config: CoreConfig,
+    config: CoreConfig | None,
     *,
     progress: Callable[[str], None] | None = None,
     **options: Any,
 ) -> Device:
     """The device called `name` with core `config`; `progress` receives lines while it is prepared.
 
+    Without `config`, the core is the board's own, or `DEFAULT_CORE` where it can be chosen.
     Raises ConfigError for an unknown name.
     """
     for entry in entry_points(group="skipstone.devices"):
         if entry.name == name:
             factory: Any = entry.load()
+            if config is None and not getattr(factory, "brings_config", False):
+                config = named_config(DEFAULT_CORE)
             return factory(config, progress=progress, **options)
     raise ConfigError(f"unknown device {name!r}; known: {', '.join(device_names())}")

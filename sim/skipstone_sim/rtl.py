@@ -41,7 +41,7 @@ from .verilated import (
     build_library,
 )
 
-__all__ = ["RtlDevice", "core_verilog"]
+__all__ = ["RtlDevice", "core_library", "core_verilog"]
 
 TOP = "skipstone_core"
 """Module of the core; `skipstone_hw.emit.TOP`, which needs Amaranth to import."""
@@ -69,6 +69,26 @@ def core_verilog(config: CoreConfig, *, progress: Callable[[str], None] | None =
 
     key = content_key(config.to_json(), *versions, *sources)
     return (cached("verilog", key, build) / "core.v").read_text()
+
+
+def core_library(
+    config: CoreConfig,
+    *,
+    gateware: str | None = None,
+    trace: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Path:
+    """The compiled simulation of the core, or of the module ``skipstone_core`` in `gateware`."""
+    verilog = core_verilog(config, progress=progress) if gateware is None else gateware
+    return build_library(
+        verilog,
+        top=TOP,
+        ports=config.ports,
+        port_bytes=config.port_bytes,
+        probe="probe_valid" in verilog,
+        trace=trace,
+        progress=progress,
+    )
 
 
 class _Window(TypedDict, total=False):
@@ -118,16 +138,7 @@ class RtlDevice(Device):
     ):
         self.config = config
         self._watchdog_cycles = watchdog_cycles
-        verilog = core_verilog(config, progress=progress) if gateware is None else gateware
-        library = build_library(
-            verilog,
-            top=TOP,
-            ports=config.ports,
-            port_bytes=config.port_bytes,
-            probe="probe_valid" in verilog,
-            trace=wave is not None,
-            progress=progress,
-        )
+        library = core_library(config, gateware=gateware, trace=wave is not None, progress=progress)
         self._simulation = Simulation(
             library, memory=memory or MemoryModel(outstanding=config.outstanding), seed=seed
         )

@@ -79,8 +79,10 @@ class Compiler:
 
     @property
     def identity(self) -> str:
-        """What objects depend on; code for one processor is not for another."""
-        return repr((self.compile, self.link, self.version, _processor()))
+        """What objects depend on, wherever the programs lie; code for one processor is not for
+        another."""
+        commands = [(Path(name).name, *rest) for name, *rest in (self.compile, self.link)]
+        return repr((commands, self.version, _processor()))
 
 
 def run_tool(

@@ -297,7 +297,8 @@ def _load(library: Path) -> ctypes.CDLL:
         "destroy": (None, [c_void_p]),
         "ports": (c_uint32, []),
         "port_bytes": (c_uint32, []),
-        "memory": (None, [c_void_p, c_void_p, c_uint64]),
+        "memory": (None, [c_void_p, c_void_p, c_uint64, c_uint32]),
+        "interrupt": (c_int, [c_void_p]),
         "settings": (None, [c_void_p, c_uint32, POINTER(_Settings)]),
         "base": (None, [c_void_p, c_uint32, c_uint64]),
         "reset": (None, [c_void_p, c_uint32]),
@@ -368,7 +369,14 @@ class Simulation:
         if words.ndim != 2 or words.shape[1] != width or not words.flags.c_contiguous:
             raise ValueError(f"memory must be contiguous, of shape (words, {width})")
         self._words = words
-        self._dll.harness_memory(self._handle, words.ctypes.data, words.shape[0])
+        self._dll.harness_memory(self._handle, words.ctypes.data, words.shape[0], 0)
+
+    def attach_shared(self, data: NDArray[np.uint8]) -> None:
+        """Use these bytes as one memory that all ports see, from their `set_base` on; no copy."""
+        if data.ndim != 1 or data.size % self.port_bytes or not data.flags.c_contiguous:
+            raise ValueError(f"memory must be contiguous, a multiple of {self.port_bytes} bytes")
+        self._words = data
+        self._dll.harness_memory(self._handle, data.ctypes.data, data.size // self.port_bytes, 1)
 
     def set_base(self, port: int, base: int) -> None:
         """Let word 0 of a port be at byte address `base`."""
@@ -391,6 +399,11 @@ class Simulation:
     def run(self, cycles: int) -> Status:
         """Run until the interrupt is high, at most `cycles` cycles. Raises ProtocolError."""
         return self._check(self._dll.harness_run(self._handle, cycles))
+
+    @property
+    def interrupt(self) -> bool:
+        """The interrupt line."""
+        return bool(self._dll.harness_interrupt(self._handle))
 
     @property
     def cycles(self) -> int:

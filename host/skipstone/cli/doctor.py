@@ -54,6 +54,12 @@ def _distribution(name: str) -> str | None:
         return None
 
 
+def _module(name: str) -> str | None:
+    """Where a module lies that is no distribution."""
+    spec = find_spec(name)
+    return None if spec is None else spec.origin or name
+
+
 def _first_line(command: list[str]) -> str | None:
     """What ``COMMAND --version`` says first; None if it does not run."""
     try:
@@ -159,6 +165,18 @@ def diagnose() -> Iterator[Finding]:
             purpose="training, accuracy",
             remedy="pip install 'skipstone[torch]'",
         )
+    yield Finding(
+        what="pynq",
+        found=_distribution("pynq"),
+        purpose="device pynq",
+        remedy="the board's PYNQ image; for the simulated board, ./scripts/setup pynq",
+    )
+    yield Finding(
+        what="pyxrt",
+        found=_module("pyxrt"),
+        purpose="device xrt",
+        remedy="install XRT, then source /opt/xilinx/xrt/setup.sh",
+    )
     yield Finding(
         what="cache",
         found=_cache(),

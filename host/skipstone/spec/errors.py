@@ -8,13 +8,18 @@ from __future__ import annotations
 from enum import IntEnum, unique
 
 __all__ = [
+    "BitstreamError",
     "CheckpointError",
     "ConfigError",
     "CoreErrorCode",
+    "DeviceBusyError",
     "DeviceError",
+    "DeviceMemoryError",
     "DeviceTimeoutError",
     "ImageError",
+    "InterruptLostError",
     "RequestError",
+    "RunAbortedError",
     "SkipstoneError",
     "ToolError",
     "UnsupportedModelError",
@@ -88,3 +93,23 @@ class DeviceError(SkipstoneError, RuntimeError):
 
 class DeviceTimeoutError(SkipstoneError, TimeoutError):
     """The device did not finish within its deadline."""
+
+
+class InterruptLostError(DeviceTimeoutError):
+    """The run ended in time, but the interrupt that should have said so never came."""
+
+
+class RunAbortedError(SkipstoneError, RuntimeError):
+    """A run ended before its time: by a reset, or by an error whose code cannot be read."""
+
+
+class DeviceBusyError(SkipstoneError, RuntimeError):
+    """Another process, or another object of this one, uses the device."""
+
+
+class DeviceMemoryError(SkipstoneError, MemoryError):
+    """The device's memory is exhausted; the message says what was asked for and what is free."""
+
+
+class BitstreamError(SkipstoneError, ValueError):
+    """A bitstream that is damaged, or is not the one that the host or its manifest expects."""

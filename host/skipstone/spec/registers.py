@@ -12,11 +12,13 @@ from enum import IntFlag
 __all__ = [
     "BY_NAME",
     "COUNTERS",
+    "FIELDS",
     "PORT_BASE",
     "REGISTERS",
     "REGISTER_SPACE_BYTES",
     "VERSION",
     "Control",
+    "Field",
     "Mode",
     "Register",
     "counter_offset",
@@ -130,3 +132,39 @@ REGISTERS = (
 )
 
 BY_NAME = {r.name: r for r in REGISTERS}
+
+
+@dataclass(frozen=True)
+class Field:
+    """One bit of a register: position, host access ("rw", "ro", "w1"), one line."""
+
+    name: str
+    bit: int
+    access: str
+    doc: str
+
+
+FIELDS = {
+    "CTRL": (
+        Field("AP_START", 0, "rw", "start a run; stays set until it ends"),
+        Field("AP_DONE", 1, "ro", "a run has ended; cleared on read"),
+        Field("AP_IDLE", 2, "ro", "no run is going on"),
+        Field("AP_READY", 3, "ro", "the next run can be started; cleared on read"),
+        Field("AUTO_RESTART", 7, "rw", "start again when a run ends without error"),
+        Field("RESET", 8, "rw", "break the run off; stays set until the memory ports are quiet"),
+    ),
+    "GIER": (Field("ENABLE", 0, "rw", "drive the interrupt"),),
+    "IP_IER": (
+        Field("DONE", 0, "rw", "interrupt when a run ends"),
+        Field("READY", 1, "rw", "interrupt when the next run can be started"),
+    ),
+    "IP_ISR": (
+        Field("DONE", 0, "w1", "a run has ended; writing 1 toggles"),
+        Field("READY", 1, "w1", "the next run can be started; writing 1 toggles"),
+    ),
+    "MODE": (
+        Field("LOGITS", 0, "rw", "write the logits of the chunk's last token"),
+        Field("ALL_LOGITS", 1, "rw", "write the logits of every token"),
+    ),
+}
+"""Registers that are made of bits, and these."""

@@ -207,5 +207,23 @@ def resources_command(
     _report("resources", lambda narrator: run(boards, jobs, narrator.step), json, board=boards)
 
 
+
+
+@app.command("pynq")
+def pynq_command(
+    on: Annotated[str, typer.Option(metavar="CORE:MODEL")] = "sim-small:stories",
+    tokens: Annotated[int, typer.Option(min=2, help="Tokens to generate.")] = 32,
+    rounds: Annotated[int, typer.Option(min=1, help="The quickest one counts.")] = 5,
+    json: JsonOption = None,
+) -> None:
+    """Tokens through the unmodified pynq package on the simulated board; its cost in time."""
+    from .pynq_overhead import run
+
+    _report(
+        "pynq", lambda narrator: run(on, tokens, rounds, narrator.line), json,
+        on=on, tokens=tokens, rounds=rounds,
+    )  # fmt: skip
+
+
 if __name__ == "__main__":
     app(prog_name="bench")

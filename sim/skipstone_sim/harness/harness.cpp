@@ -240,9 +240,10 @@ EXPORT unsigned harness_ports() { return PORTS; }
 
 EXPORT unsigned harness_port_bytes() { return PORT_BYTES; }
 
-EXPORT void harness_memory(void *handle, uint8_t *data, uint64_t words) {
-    simulation(handle)->memory.data = data;
-    simulation(handle)->memory.words = words;
+// Memory of `words` words; `shared` if all ports see the same, else each has its own, interleaved.
+EXPORT void harness_memory(void *handle, uint8_t *data, uint64_t words, unsigned shared) {
+    const uint64_t stride = shared ? PORT_BYTES : PORTS * PORT_BYTES;
+    simulation(handle)->memory = {data, words, stride, uint64_t(shared ? 0 : PORT_BYTES)};
 }
 
 EXPORT void harness_settings(void *handle, unsigned port, const MemorySettings *settings) {
@@ -289,6 +290,8 @@ EXPORT void harness_clear_faults(void *handle) {
 EXPORT void harness_statistics(void *handle, unsigned port, PortStatistics *out) {
     *out = simulation(handle)->ports[port].statistics;
 }
+
+EXPORT int harness_interrupt(void *handle) { return simulation(handle)->interrupt(); }
 
 // Record what the probe shows, from now on or no longer; -1 if this build has none.
 EXPORT int harness_probe(void *handle, int on) {

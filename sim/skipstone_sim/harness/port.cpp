@@ -98,7 +98,7 @@ void Port::load_beat(const FlatMemory &memory) {
     dram_.pass(address - base);
     *pins_.rresp = response(false, inside, word);
     if (inside)
-        std::memcpy(pins_.rdata, memory.data + (word * ports_ + index_) * bytes_, bytes_);
+        std::memcpy(pins_.rdata, memory.at(word, index_), bytes_);
     else
         std::memset(pins_.rdata, 0, bytes_);
     *pins_.rlast = read_beat_ + 1 == reads_.front().beats;
@@ -152,7 +152,7 @@ void Port::acknowledge(const FlatMemory &memory) {
         const uint8_t given = response(true, inside, word);
         if (given > worst) worst = given;
         if (given) continue;
-        uint8_t *target = memory.data + (word * ports_ + index_) * bytes_;
+        uint8_t *target = memory.at(word, index_);
         const Beat &beat = write.beats[i];
         for (unsigned b = 0; b < bytes_; ++b)
             if (beat.strobe[b >> 3] >> (b & 7) & 1) target[b] = beat.data[b];

@@ -49,10 +49,13 @@ struct PortStatistics {
     uint64_t read_bursts = 0, read_beats = 0, write_bursts = 0, write_beats = 0, faults = 0;
 };
 
-// Words of all ports in one buffer: word w of port p is at byte (w * ports + p) * bytes.
+// One buffer behind all ports: word w of port p is at byte w * stride + p * skip.
 struct FlatMemory {
     uint8_t *data = nullptr;
     uint64_t words = 0;
+    uint64_t stride = 0, skip = 0;
+
+    uint8_t *at(uint64_t word, unsigned port) const { return data + word * stride + port * skip; }
 };
 
 // Small, fast and the same everywhere (xorshift64*).

@@ -1,0 +1,33 @@
+"""Executes a notebook from its first cell to its last, as CI does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+
+__all__ = ["NOTEBOOKS", "outputs", "run_notebook"]
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+_TIMEOUT_S = 300
+
+
+def run_notebook(path: Path) -> Any:
+    """The notebook with its outputs. Raises CellExecutionError if a cell fails."""
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=_TIMEOUT_S, kernel_name="python3").execute()
+    return notebook
+
+
+def outputs(notebook: Any, kind: str) -> list[str]:
+    """All outputs of a kind: a MIME type, or "stdout"."""
+    found = []
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            if output.get("name") == kind:
+                found.append(output["text"])
+            elif kind in output.get("data", {}):
+                found.append(output["data"][kind])
+    return found
