@@ -113,10 +113,13 @@ def open_device(
 ) -> Device:
     """The device called `name` with core `config`; `progress` receives lines while it is prepared.
 
-    Raises ConfigError for an unknown name.
+    ``NAME:PLACE`` is device NAME with the option `place`. Raises ConfigError for an unknown name.
     """
+    kind, colon, place = name.partition(":")
+    if colon:
+        options["place"] = place
     for entry in entry_points(group="skipstone.devices"):
-        if entry.name == name:
+        if entry.name == kind:
             factory: Any = entry.load()
             return factory(config, progress=progress, **options)
-    raise ConfigError(f"unknown device {name!r}; known: {', '.join(device_names())}")
+    raise ConfigError(f"unknown device {kind!r}; known: {', '.join(device_names())}")

@@ -14,6 +14,7 @@ __all__ = [
     "DeviceError",
     "DeviceTimeoutError",
     "ImageError",
+    "LinkError",
     "RequestError",
     "SkipstoneError",
     "ToolError",
@@ -88,3 +89,7 @@ class DeviceError(SkipstoneError, RuntimeError):
 
 class DeviceTimeoutError(SkipstoneError, TimeoutError):
     """The device did not finish within its deadline."""
+
+
+class LinkError(SkipstoneError, ConnectionError):
+    """The line to a board cannot be opened, broke off, stays silent or carries nonsense."""
