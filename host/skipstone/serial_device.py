@@ -7,6 +7,7 @@ the bitstream) is not sent again.
 
 from __future__ import annotations
 
+import contextlib
 import time
 import zlib
 from collections.abc import Callable
@@ -61,10 +62,9 @@ def _open(place: str, baud: int) -> Any:
         port = serial.Serial(place, baudrate=baud, timeout=0, write_timeout=5, exclusive=True)
     except (serial.SerialException, OSError, ValueError) as error:
         raise LinkError(f"cannot open serial port {place!r}: {error}") from None
-    try:
+    # Without it, it is slower by the converter's own buffering.
+    with contextlib.suppress(AttributeError, NotImplementedError, OSError, ValueError):
         port.set_low_latency_mode(True)
-    except (AttributeError, NotImplementedError, OSError, ValueError):
-        pass  # slower, by the converter's own buffering
     return port
 
 
@@ -241,7 +241,7 @@ class SerialDevice(Device):
 
     def _differs(self, start: int, content: NDArray[np.uint8]) -> bool:
         (found,) = self._words(Operation.CHECK_MEMORY, start, content.size // 4)
-        return found != zlib.crc32(content)
+        return found != zlib.crc32(content.tobytes())
 
     def _update(self, content: NDArray[np.uint8]) -> None:
         """Let memory hold `content`, sending only blocks that differ."""

@@ -16,11 +16,24 @@ from .block_memory import BlockMemory
 from .bridge import SerialBridge
 from .uart import UartReceiver, UartTransmitter
 
-__all__ = ["BAUD", "CONFIG", "CONSTRAINTS", "MEMORY_WORDS", "Ulx3s"]
+__all__ = [
+    "BAUD",
+    "CONFIG",
+    "CONSTRAINTS",
+    "DIVISOR",
+    "IMAGE_CONTEXT",
+    "IMAGE_MODEL",
+    "MEMORY_WORDS",
+    "Ulx3s",
+]
 
 CONFIG = named_config("ulx3s")
 CLOCK_HZ = 25_000_000
 BAUD = 1_000_000
+DIVISOR = CLOCK_HZ // BAUD
+"""Clock cycles per bit of the serial line."""
+IMAGE_MODEL, IMAGE_CONTEXT = "nano", 128
+"""The model in the bitstream, and its longest sequence in tokens."""
 MEMORY_WORDS = 7168
 """Words of memory: what the nano model needs for 128 tokens, in whole block RAMs."""
 
@@ -30,7 +43,7 @@ _PINS = {
     "ftdi_rxd": "L4",
     "btn_pwr_n": "D6",
     "wifi_gpio0": "L2",
-    **{f"led[{n}]": pin for n, pin in enumerate("B2 C2 C1 D2 D1 E2 E1 H3".split())},
+    **{f"led[{n}]": p for n, p in enumerate(["B2", "C2", "C1", "D2", "D1", "E2", "E1", "H3"])},
 }
 
 
@@ -96,7 +109,7 @@ class Ulx3s(wiring.Component):
         self,
         *,
         config: CoreConfig = CONFIG,
-        divisor: int = CLOCK_HZ // BAUD,
+        divisor: int = DIVISOR,
         memory_words: int = MEMORY_WORDS,
         image: bytes = b"",
         core: wiring.Component | None = None,

@@ -113,5 +113,22 @@ def decode_command(
     )  # fmt: skip
 
 
+@app.command("ulx3s")
+def ulx3s_command(
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate.")] = 8,
+    netlist: Annotated[
+        bool, typer.Option(help="Also run the synthesized netlist; takes many minutes.")
+    ] = True,
+    json: JsonOption = None,
+) -> None:
+    """The board's top level and its netlist over a simulated serial line, against golden."""
+    from .ulx3s import run
+
+    _report(
+        "ulx3s", lambda narrator: run(tokens, with_netlist=netlist, progress=narrator.line), json,
+        tokens=tokens, netlist=netlist,
+    )  # fmt: skip
+
+
 if __name__ == "__main__":
     app(prog_name="bench")
