@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -113,13 +114,19 @@ def open_device(
 ) -> Device:
     """The device called `name` with core `config`; `progress` receives lines while it is prepared.
 
-    ``NAME:PLACE`` is device NAME with the option `place`. Raises ConfigError for an unknown name.
+    ``NAME:PLACE`` is device NAME with the option `place`. Raises ConfigError for an unknown name,
+    and for a place that is missing or that the device does not take.
     """
     kind, colon, place = name.partition(":")
-    if colon:
-        options["place"] = place
     for entry in entry_points(group="skipstone.devices"):
         if entry.name == kind:
             factory: Any = entry.load()
+            placed = "place" in signature(factory).parameters
+            if placed and not place and "place" not in options:
+                raise ConfigError(f"device {kind!r} needs a place, as in {kind}:/dev/ttyUSB0")
+            if colon and not placed:
+                raise ConfigError(f"device {kind!r} takes no place, not {place!r}")
+            if place:
+                options["place"] = place
             return factory(config, progress=progress, **options)
     raise ConfigError(f"unknown device {kind!r}; known: {', '.join(device_names())}")

@@ -185,6 +185,13 @@ def test_found_by_name(board):
     device.close()
 
 
+def test_places():
+    with pytest.raises(ConfigError, match="device 'serial' needs a place, as in serial:/dev/tty"):
+        open_device("serial", CONFIG)
+    with pytest.raises(ConfigError, match="device 'golden' takes no place, not '/dev/ttyUSB0'"):
+        open_device("golden:/dev/ttyUSB0", CONFIG)
+
+
 def test_the_line_breaks(board, filled):
     board.unplug()
     with pytest.raises(LinkError, match=f"serial port {board.place} is gone"):
