@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from inspect import signature
 from typing import Any, ClassVar
 
 import numpy as np
@@ -117,12 +118,21 @@ def open_device(
     """The device called `name` with core `config`; `progress` receives lines while it is prepared.
 
     Without `config`, the core is the board's own, or `DEFAULT_CORE` where it can be chosen.
-    Raises ConfigError for an unknown name.
+    ``NAME:PLACE`` is device NAME with the option `place`. Raises ConfigError for an unknown name,
+    and for a place that is missing or that the device does not take.
     """
+    kind, colon, place = name.partition(":")
     for entry in entry_points(group="skipstone.devices"):
-        if entry.name == name:
+        if entry.name == kind:
             factory: Any = entry.load()
             if config is None and not getattr(factory, "brings_config", False):
                 config = named_config(DEFAULT_CORE)
+            placed = "place" in signature(factory).parameters
+            if placed and not place and "place" not in options:
+                raise ConfigError(f"device {kind!r} needs a place, as in {kind}:/dev/ttyUSB0")
+            if colon and not placed:
+                raise ConfigError(f"device {kind!r} takes no place, not {place!r}")
+            if place:
+                options["place"] = place
             return factory(config, progress=progress, **options)
-    raise ConfigError(f"unknown device {name!r}; known: {', '.join(device_names())}")
+    raise ConfigError(f"unknown device {kind!r}; known: {', '.join(device_names())}")

