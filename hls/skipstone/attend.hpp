@@ -9,6 +9,7 @@
 #pragma once
 
 #include "epilogue.hpp"
+#include "softmax.hpp"
 
 namespace skipstone {
 
@@ -80,16 +81,6 @@ struct Scores {
     Score best[MAX_SCORE_LANES];
 };
 
-// dot * 2^exponent as a base-2 score.
-inline Score score_of(Int<32> dot, int exponent) {
-#pragma HLS inline
-    const int up = exponent + SCORE_FRACTION_BITS;
-    const Int<64> raised = Int<64>(dot) << (up < 0 ? 0 : up > 36 ? 36 : up);
-    const Int<64> score = shift_right(raised, up < 0 ? -up : 0);
-    const Int<64> most = 0x7FFFFFFF;
-    return score > most ? Score(most) : score < -most - 1 ? Score(-most - 1) : Score(score);
-}
-
 inline void score(hls::stream<KvItem>& keys, const State& s, int token, int head_group, int heads, int last, Scores& out) {
     const Geometry& g = s.geometry;
     for (int lane = 0; lane < heads * g.ratio; ++lane) out.best[lane] = Score(-0x7FFFFFFF - 1);
@@ -111,13 +102,6 @@ score_positions:
             if (value > out.best[lane]) out.best[lane] = value;
         }
     }
-}
-
-// 2^below for a difference of scores.
-inline Probability probability(Int<64> below) {
-#pragma HLS inline
-    const UInt<32> mantissa = exp2_mantissa(UInt<32>(below & 0xFFFF));
-    return Probability(shift_right(UInt<64>(UInt<64>(mantissa) << (PROBABILITY_FRACTION_BITS - 16)), int(-Int<64>(below >> 16)) ));
 }
 
 inline void mix(hls::stream<KvItem>& values, const State& s, int head_group, int heads, int last, const Scores& scores,

@@ -15,6 +15,12 @@
 
 namespace skipstone {
 
+#ifdef SKIPSTONE_FAST
+inline bool stopped(const State& s) { return s.workshop->stop; }
+#else
+inline bool stopped(const State&) { return false; }
+#endif
+
 inline void set_geometry(State& s, const Instruction& i) {
     Geometry& g = s.geometry;
     g.kv = i.address;
@@ -52,7 +58,7 @@ inline void run(SKIPSTONE_MEMORY_PARAMETERS, const Registers& r, State& s, Histo
     bool fed_back = false, halted = false;
     unsigned met = 0;
 instructions:
-    while (status.error == ErrorCode::NONE && !halted) {
+    while (status.error == ErrorCode::NONE && !halted && !stopped(s)) {
         status.pc = pc;
         if (pc >= length) {
             status.error = ErrorCode::BAD_OPCODE;

@@ -52,23 +52,23 @@ inline bool banks_within(const Geometry& g, int layer, UInt<32> memory_words) {
     return within(g.bank(layer, 0), Address(g.head_groups()) * g.bank_words(), memory_words);
 }
 
-// Append K or V of one token, `rank` in its layer: BFP(8, head_dim) of `y`.
-inline void store_kv(SKIPSTONE_MEMORY_PARAMETERS, const Geometry& g, int layer, int rank, bool is_value, const Float* y) {
-    KvMantissa mantissa[MAX_QUERY];
-    Exponent exponent[MAX_QUERY / MIN_HEAD_DIM];
-    quantize<KV_BITS>(y, g.kv_heads * g.head_dim, g.head_dim, mantissa, exponent);
-    const int per = g.heads_per_word(), per_word = g.tokens_per_exponent_word();
-store_head_groups:
-    for (int w = 0; w < g.head_groups(); ++w) {
-        const int first = w * per, heads = g.kv_heads - first < per ? g.kv_heads - first : per;
-        const Address bank = g.bank(layer, w);
-        Byte bytes[WORD_BYTES], exponents[WORD_BYTES / MIN_HEAD_DIM];
-        for (int n = 0; n < heads * g.head_dim; ++n) bytes[n] = Byte(mantissa[first * g.head_dim + n]);
-        for (int n = 0; n < heads; ++n) exponents[n] = Byte(exponent[first + n]);
-        write_bytes(SKIPSTONE_MEMORY, (bank + rank + (is_value ? g.capacity : 0)) * WORD_BYTES, heads * g.head_dim, bytes);
-        const Address word = bank + 2 * g.capacity + rank / per_word;
-        write_bytes(SKIPSTONE_MEMORY, word * WORD_BYTES + (rank % per_word) * 2 * per + (is_value ? per : 0), heads, exponents);
+// Append K or V of one head of a token, `rank` in its layer: BFP(8, head_dim) of `y`.
+inline void store_kv(SKIPSTONE_MEMORY_PARAMETERS, const Geometry& g, int layer, int rank, int head, bool is_value, const Float* y) {
+    KvMantissa mantissa[MAX_HEAD_DIM];
+    Exponent exponent[1];
+    quantize<KV_BITS>(y, g.head_dim, g.head_dim, mantissa, exponent);
+    const int per = g.heads_per_word(), per_word = g.tokens_per_exponent_word(), lane = head % per;
+    const Address bank = g.bank(layer, head / per);
+    Byte bytes[MAX_HEAD_DIM], shared[1];
+store_elements:
+    for (int n = 0; n < g.head_dim; ++n) {
+#pragma HLS pipeline II=1
+        bytes[n] = Byte(mantissa[n]);
     }
+    shared[0] = Byte(exponent[0]);
+    const Address row = bank + rank + (is_value ? g.capacity : 0), word = bank + 2 * g.capacity + rank / per_word;
+    write_bytes(SKIPSTONE_MEMORY, row * WORD_BYTES + lane * g.head_dim, g.head_dim, bytes);
+    write_bytes(SKIPSTONE_MEMORY, word * WORD_BYTES + (rank % per_word) * 2 * per + (is_value ? per : 0) + lane, 1, shared);
 }
 
 }  // namespace skipstone

@@ -1,5 +1,5 @@
 // Memory, in words striped over the ports: port p holds beat p of every word. The fast engine has
-// one flat mapping of the image instead, in which a word's beats are neighbours.
+// segments of the machine's own memory instead, in which a word's beats are neighbours.
 //
 // Callers check ranges first (`within`); nothing here can leave the memory it was given.
 #pragma once
@@ -8,7 +8,8 @@
 
 #ifdef SKIPSTONE_FAST
 #define SKIPSTONE_MEMORY memory
-#define SKIPSTONE_MEMORY_PARAMETERS std::uint8_t *memory
+#define SKIPSTONE_MEMORY_PARAMETERS const Memory& memory
+#include "../fast/segments.hpp"
 #else
 #define SKIPSTONE_MEMORY SKIPSTONE_PORTS
 #define SKIPSTONE_MEMORY_PARAMETERS SKIPSTONE_PORT_PARAMETERS
@@ -20,19 +21,7 @@ inline bool within(Address first, Address words, Address memory_words) {
     return first + words <= memory_words;
 }
 
-#ifdef SKIPSTONE_FAST
-
-inline const std::uint8_t* at(SKIPSTONE_MEMORY_PARAMETERS, Address word) {
-    return memory + word * WORD_BYTES;
-}
-inline void read_bytes(SKIPSTONE_MEMORY_PARAMETERS, Address byte, int count, Byte* out) {
-    std::memcpy(out, memory + byte, count);
-}
-inline void write_bytes(SKIPSTONE_MEMORY_PARAMETERS, Address byte, int count, const Byte* data) {
-    std::memcpy(memory + byte, data, count);
-}
-
-#else
+#ifndef SKIPSTONE_FAST
 
 inline Word read_word(SKIPSTONE_MEMORY_PARAMETERS, Address word) {
 #pragma HLS inline

@@ -62,6 +62,9 @@ struct State {
 #ifndef SKIPSTONE_AP_INT
     struct Probe* probe = nullptr;
 #endif
+#ifdef SKIPSTONE_FAST
+    struct Workshop* workshop = nullptr;
+#endif
 };
 
 inline void count_event(Status& status, Counter which, UInt<64> by) {
