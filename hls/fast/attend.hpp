@@ -15,19 +15,13 @@ struct History {
 inline void attend_head(const std::uint8_t* kv, const State& s, int token, int head, int last, Bench& b, Float* y) {
     const Geometry& g = s.geometry;
     const Workshop& w = *s.workshop;
-    const int per = g.heads_per_word(), per_word = g.tokens_per_exponent_word(), lane = head % per, hd = g.head_dim;
-    const int count = last + 1, group = head / per;
-    const auto bank = [&](int p) { return kv + (g.bank(w.row_layer[p], group) - g.kv) * WORD_BYTES; };
-    const auto row = [&](int p, bool is_value) {
-        return (const std::int8_t*)bank(p) + std::size_t(w.row_rank[p] + (is_value ? g.capacity : 0)) * WORD_BYTES + lane * hd;
-    };
-    const auto exponent = [&](int p, bool is_value) {
-        const std::size_t word = 2 * g.capacity + w.row_rank[p] / per_word;
-        return ((const std::int8_t*)bank(p))[word * WORD_BYTES + (w.row_rank[p] % per_word) * 2 * per + (is_value ? per : 0) + lane];
-    };
+    const int per = g.heads_per_word(), hd = g.head_dim, count = last + 1;
+    const std::int8_t* bank = (const std::int8_t*)kv + Address(head / per) * g.bank_words() * WORD_BYTES;
+    const std::int8_t *keys = bank + head % per * hd, *values = keys + Address(g.capacity) * WORD_BYTES;
+    const std::int8_t *key_exponents = bank + head % per, *value_exponents = key_exponents + per;
     int reference = EXPONENT_MIN;
     for (int p = 0; p < count; ++p) {
-        const int e = exponent(p, true);
+        const int e = value_exponents[w.exponent_at[p]];
         reference = e > reference ? e : reference;
     }
     Float inverse[LANES];
@@ -37,10 +31,14 @@ inline void attend_head(const std::uint8_t* kv, const State& s, int token, int h
         const int query_exponent = s.query.exponent[token][q];
         Score best = Score(-0x7FFFFFFF - 1);
         for (int p = 0; p < count; ++p) {
-            const std::int8_t* key = row(p, false);
+            const std::int8_t* key = keys + w.row_at[p];
             int dot = 0;
             for (int k = 0; k < hd; ++k) dot += int(query[k]) * int(key[k]);
-            b.scores[p] = score_of(dot, query_exponent + exponent(p, false));
+            b.dots[p] = dot;
+        }
+        for (int p = 0; p < count; ++p) b.exponents[p] = query_exponent + key_exponents[w.exponent_at[p]];
+        for (int p = 0; p < count; ++p) {
+            b.scores[p] = score_of(b.dots[p], b.exponents[p]);
             best = b.scores[p] > best ? b.scores[p] : best;
         }
         Int<64> total = 0;
@@ -51,7 +49,7 @@ inline void attend_head(const std::uint8_t* kv, const State& s, int token, int h
         }
         for (int p = 0; p < count; ++p) {
             // Two halves of 11 bits: products and short sums of them are exact in binary32.
-            const Int<64> aligned = shift_right(b.aligned[p], reference - exponent(p, true));
+            const Int<64> aligned = shift_right(b.aligned[p], reference - value_exponents[w.exponent_at[p]]);
             b.coarse[r][p] = float(aligned >> 11);
             b.fine[r][p] = float(aligned & 0x7FF);
         }
@@ -63,7 +61,7 @@ inline void attend_head(const std::uint8_t* kv, const State& s, int token, int h
         const int end = count < first + RUN ? count : first + RUN;
         float coarse[LANES][MAX_HEAD_DIM] = {}, fine[LANES][MAX_HEAD_DIM] = {};
         for (int p = first; p < end; ++p) {
-            const std::int8_t* value = row(p, true);
+            const std::int8_t* value = values + w.row_at[p];
             for (int k = 0; k < hd; ++k) b.value[k] = value[k];
             for (int r = 0; r < g.ratio; ++r) {
                 const float c = b.coarse[r][p], f = b.fine[r][p];
@@ -94,12 +92,14 @@ inline ErrorCode attend(const Memory& memory, State& s, History&, const Instruct
         if (!banks_within(g, l, memory_words)) return ErrorCode::ADDRESS_RANGE;
     Workshop& w = *s.workshop;
     const int total = int(s.position) + tokens[selected - 1] + 1;
+    const int per_word = g.tokens_per_exponent_word();
     RankWalk walk;
     walk.begin();
     for (int p = 0; p < total; ++p) {
         const Version version = walk.step(s.versions[p], i.layer);
-        w.row_layer[p] = version.layer;
-        w.row_rank[p] = version.rank;
+        const Address bank = g.bank(version.layer, 0) - g.kv;
+        w.row_at[p] = (bank + version.rank) * WORD_BYTES;
+        w.exponent_at[p] = (bank + 2 * g.capacity + version.rank / per_word) * WORD_BYTES + version.rank % per_word * 2 * g.heads_per_word();
     }
     const Address banks = Address(i.layer + 1) * g.head_groups() * g.bank_words();
     const std::uint8_t* kv = memory.view(Address(g.kv) * WORD_BYTES, banks * WORD_BYTES, w.spill);

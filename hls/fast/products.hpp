@@ -127,6 +127,8 @@ inline void multiply_plain(const Matrix& m, const Operands& x, int strip, int to
 constexpr int VECTORS = ROWS / 8;
 constexpr bool VECTORS_FIT = COLUMNS >= 8 && COLUMNS * ROWS >= 128 && (VECTORS == 2 || VECTORS == 4 || VECTORS == 8);
 
+constexpr int PREFETCH_BYTES = 4096;
+
 // The blocks that a strip's vectors and scales come from.
 struct StripSource {
     const std::uint8_t* block[2];
@@ -142,6 +144,10 @@ struct StripSource {
     __m512i load(std::size_t word, int v) const {
         if (COLUMNS >= STRIP) return _mm512_loadu_si512(block[0] + word + offset + 64 * v);
         return _mm512_loadu_si512(block[v / (VECTORS / 2 ? VECTORS / 2 : 1)] + word + 64 * (v % (VECTORS / 2 ? VECTORS / 2 : 1)));
+    }
+    // Far enough ahead to cross pages, where the processor's own prefetching stops.
+    void prefetch(std::size_t word, int v) const {
+        if (COLUMNS >= STRIP) _mm_prefetch((const char*)block[0] + word + offset + 64 * v + PREFETCH_BYTES, _MM_HINT_T0);
     }
     __m512 scales(int g) const {
         const std::size_t at = Matrix::scales_at(g) + 2 * (g % GROUPS_PER_SCALE_WORD) * COLUMNS;
@@ -218,6 +224,7 @@ inline void multiply_vectors(const Matrix& m, const Operands& x, int strip, int 
             for (int t = 0; t < TOKENS; ++t) coarse[t] = fine[t] = _mm512_setzero_si512();
             for (int step = 0; step < STEPS_PER_GROUP; ++step) {
                 const __m512i packed = source.load(words + std::size_t(step) * WORD_BYTES, v);
+                source.prefetch(words + std::size_t(step) * WORD_BYTES, v);
                 const __m512i even = _mm512_ternarylogic_epi32(packed, nibble, flip, 0x6A);
                 const __m512i odd = _mm512_ternarylogic_epi32(_mm512_srli_epi16(packed, 4), nibble, flip, 0x6A);
                 for (int t = 0; t < TOKENS; ++t) {

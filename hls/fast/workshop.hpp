@@ -15,7 +15,7 @@ struct alignas(64) Bench {
     alignas(64) Float y[MAX_CHUNK][MAX_UNIT_COLUMNS];
     alignas(64) Float h[MAX_UNIT_COLUMNS];
     alignas(64) Score scores[MAX_CONTEXT];
-    alignas(64) Int<32> dots[MAX_CONTEXT];
+    alignas(64) Int<32> dots[MAX_CONTEXT], exponents[MAX_CONTEXT];
     alignas(64) Int<64> aligned[MAX_CONTEXT];
     alignas(64) float coarse[LANES][MAX_CONTEXT], fine[LANES][MAX_CONTEXT];
     alignas(64) float value[MAX_HEAD_DIM];
@@ -28,13 +28,13 @@ struct Workshop {
     std::vector<Bench> benches;
     std::vector<Float> best;             // of each task and token
     std::vector<UInt<32>> argmax;
-    std::vector<UInt<32>> row_layer, row_rank;  // versions of the positions
+    std::vector<Address> row_at, exponent_at;  // of each position's version, behind the KV region's first word
     std::vector<Float> attention;        // [token][MAX_QUERY]
     std::vector<std::uint8_t> spill;     // of a range of memory that lies in two segments
     std::atomic<bool> stop{false};
 
     Workshop(int threads, Products most)
-        : pool(threads), products(most), benches(threads), row_layer(MAX_CONTEXT), row_rank(MAX_CONTEXT),
+        : pool(threads), products(most), benches(threads), row_at(MAX_CONTEXT), exponent_at(MAX_CONTEXT),
           attention(std::size_t(MAX_CHUNK) * MAX_QUERY) {}
 
     // Small work is not worth waking anybody.

@@ -7,7 +7,7 @@
 namespace skipstone {
 
 // What an element asks of the shared exponent: its own, one more if rounding carries, 0 for zero.
-template <int BITS> inline int top_of(Float x) {
+template <int BITS> SKIPSTONE_ELEMENT int top_of(Float x) {
     const UInt<32> raw = to_bits(x);
     const UInt<32> kept = (1u << (BITS - 1)) - 1;
     const int biased = int(UInt<32>(raw >> 23) & 0xFFu);
@@ -23,7 +23,7 @@ template <int BITS> inline int shared_exponent(int top) {
 }
 
 // x / 2^exponent, rounded to nearest even.
-inline Int<32> mantissa_of(Float x, int exponent) {
+SKIPSTONE_ELEMENT Int<32> mantissa_of(Float x, int exponent) {
 #ifdef SKIPSTONE_AP_INT
     const int shift = exponent - (soft::exponent_of(to_bits(x)) - 150);  // right, at least 12
     const UInt<64> significand = soft::significand_of(to_bits(x));

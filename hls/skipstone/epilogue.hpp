@@ -9,19 +9,19 @@
 namespace skipstone {
 
 // An accumulator under its exponent, times the token's 1 / rms.
-inline Float scaled(Accumulator sum, int exponent, Float scale) {
+SKIPSTONE_ELEMENT Float scaled(Accumulator sum, int exponent, Float scale) {
 #pragma HLS inline
     return mul(from_int(Int<64>(sum), exponent), scale);
 }
 
 // Rotate a pair by an angle.
-inline void rotate(Float a, Float b, Float cosine, Float sine, Float& first, Float& second) {
+SKIPSTONE_ELEMENT void rotate(Float a, Float b, Float cosine, Float sine, Float& first, Float& second) {
 #pragma HLS inline
     first = add(mul(a, cosine), negate(mul(b, sine)));
     second = add(mul(a, sine), mul(b, cosine));
 }
 
-inline Float swiglu(Float t, Float u) {
+SKIPSTONE_ELEMENT Float swiglu(Float t, Float u) {
 #pragma HLS inline
     return mul(mul(t, u), sigmoid2(t));
 }

@@ -39,11 +39,11 @@ inline Float32 round(bool negative, UInt<64> magnitude, int exponent) {
     return pack(negative, top + exponent + 127 + carried, carried ? UInt<32>(0x800000) : UInt<32>(kept));
 }
 
-inline int exponent_of(Float32 x) { return int(UInt<32>(x >> 23) & 0xFFu); }
-inline UInt<64> significand_of(Float32 x) {
+SKIPSTONE_ELEMENT int exponent_of(Float32 x) { return int(UInt<32>(x >> 23) & 0xFFu); }
+SKIPSTONE_ELEMENT UInt<64> significand_of(Float32 x) {
     return exponent_of(x) ? UInt<64>((x & 0x7FFFFFu) | 0x800000u) : UInt<64>(0);
 }
-inline bool negative(Float32 x) { return (x >> 31) != 0; }
+SKIPSTONE_ELEMENT bool negative(Float32 x) { return (x >> 31) != 0; }
 
 inline Float32 mul(Float32 a, Float32 b) {
 #pragma HLS inline off
@@ -100,12 +100,12 @@ inline Int<32> to_fixed(Float x) { return soft::to_fixed(x.bits); }
 
 using Float = float;
 
-inline Float from_bits(UInt<32> bits) {
+SKIPSTONE_ELEMENT Float from_bits(UInt<32> bits) {
     float x;
     std::memcpy(&x, &bits, 4);
     return x;
 }
-inline UInt<32> to_bits(Float x) {
+SKIPSTONE_ELEMENT UInt<32> to_bits(Float x) {
     UInt<32> bits;
     std::memcpy(&bits, &x, 4);
     return bits;
@@ -115,39 +115,39 @@ constexpr float LARGEST = 0x1.fffffep127f, SMALLEST = 0x1p-126f;
 
 // What double arithmetic computed exactly, rounded once. Just below the smallest normal number,
 // values round up to it.
-inline Float round_exact(double exact) {
+SKIPSTONE_ELEMENT Float round_exact(double exact) {
     const double magnitude = __builtin_fabs(exact);
     exact = magnitude < 0x1p-126 * (1 - 0x1p-25) ? 0.0 : exact;
     exact = exact > double(LARGEST) ? double(LARGEST) : exact;
     exact = exact < -double(LARGEST) ? -double(LARGEST) : exact;
     return float(exact) + 0.0f;
 }
-inline Float mul(Float a, Float b) { return round_exact(double(a) * double(b)); }
-inline Float add(Float a, Float b) {
+SKIPSTONE_ELEMENT Float mul(Float a, Float b) { return round_exact(double(a) * double(b)); }
+SKIPSTONE_ELEMENT Float add(Float a, Float b) {
     float sum = a + b;
     sum = __builtin_fabsf(sum) < SMALLEST ? 0.0f : sum;
     sum = sum > LARGEST ? LARGEST : sum;
     sum = sum < -LARGEST ? -LARGEST : sum;
     return sum + 0.0f;
 }
-inline double power_of_two(int exponent) {
+SKIPSTONE_ELEMENT double power_of_two(int exponent) {
     const std::int64_t bits = std::int64_t(exponent + 1023) << 52;
     double x;
     std::memcpy(&x, &bits, 8);
     return x;
 }
 // An integer below 2^53, as a double, times a power of two: rounded to 24 bits first.
-inline Float from_exact(double integer, double power) {
+SKIPSTONE_ELEMENT Float from_exact(double integer, double power) {
     double value = double(float(integer)) * power;
     value = __builtin_fabs(value) < double(SMALLEST) ? 0.0 : value;
     value = value > double(LARGEST) ? double(LARGEST) : value;
     value = value < -double(LARGEST) ? -double(LARGEST) : value;
     return float(value) + 0.0f;
 }
-inline Float from_int(Int<64> mantissa, int exponent) {
+SKIPSTONE_ELEMENT Float from_int(Int<64> mantissa, int exponent) {
     return from_exact(double(mantissa), power_of_two(exponent));
 }
-inline Int<32> to_fixed(Float x) {
+SKIPSTONE_ELEMENT Int<32> to_fixed(Float x) {
     double fixed = __builtin_floor(double(x) * 65536.0);
     fixed = fixed > EXP2_LIMIT ? EXP2_LIMIT : fixed;
     fixed = fixed < -EXP2_LIMIT ? -EXP2_LIMIT : fixed;
@@ -156,7 +156,7 @@ inline Int<32> to_fixed(Float x) {
 
 #endif
 
-inline Float negate(Float x) {
+SKIPSTONE_ELEMENT Float negate(Float x) {
     // Zero has no sign.
     return to_bits(x) == 0 ? x : from_bits(to_bits(x) ^ 0x80000000u);
 }

@@ -6,7 +6,7 @@
 namespace skipstone {
 
 // dot * 2^exponent as a base-2 score.
-inline Score score_of(Int<32> dot, int exponent) {
+SKIPSTONE_ELEMENT Score score_of(Int<32> dot, int exponent) {
 #pragma HLS inline
     const int up = exponent + SCORE_FRACTION_BITS;
     const Int<64> raised = Int<64>(dot) << (up < 0 ? 0 : up > 36 ? 36 : up);
@@ -16,7 +16,7 @@ inline Score score_of(Int<32> dot, int exponent) {
 }
 
 // 2^below for a difference of scores.
-inline Probability probability(Int<64> below) {
+SKIPSTONE_ELEMENT Probability probability(Int<64> below) {
 #pragma HLS inline
     const UInt<32> mantissa = exp2_mantissa(UInt<32>(below & 0xFFFF));
     return Probability(shift_right(UInt<64>(UInt<64>(mantissa) << (PROBABILITY_FRACTION_BITS - 16)), int(-Int<64>(below >> 16)) ));

@@ -80,6 +80,13 @@ template <class T> class stream {
 
 #endif
 
+// Natively, loops over elements vectorise only if what they call is inlined.
+#ifdef SKIPSTONE_AP_INT
+#define SKIPSTONE_ELEMENT inline
+#else
+#define SKIPSTONE_ELEMENT inline __attribute__((always_inline))
+#endif
+
 namespace skipstone {
 
 using Byte = UInt<8>;
@@ -112,7 +119,7 @@ template <int N> inline void set_field(Word& word, int index, UInt<N> value) {
 }
 
 // x >> by, and x << by, for any amount a shifter of the datapath meets.
-template <class T> inline T shift_right(T x, int by) { return x >> (by > 63 ? 63 : by); }
+template <class T> SKIPSTONE_ELEMENT T shift_right(T x, int by) { return x >> (by > 63 ? 63 : by); }
 
 inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
