@@ -14,6 +14,7 @@ from skipstone.spec.records import OUTPUT_RECORD, RECORD_BYTES
 from skipstone.spec.registers import Mode
 from skipstone_sim.lockstep import input_records
 from skipstone_sim.verilated import MemoryModel
+from skipstone_sim.walks import random_walk
 
 pytestmark = [pytest.mark.rtl, pytest.mark.xdist_group("core")]
 
@@ -164,25 +165,6 @@ def test_some_tokens_forced_and_some_routed(lockstep, random_image):
     part["flags"] = [1, 0, 1, 0, 0, 1, 1, 0]
     both.kick(part)
     both.kick(part[:3], position=8, steps=2)
-
-
-def random_walk(both, image, rng, runs):
-    """Chunks, steps and rewinds at random, forced or not."""
-    layers, capacity = image.model["layers"], image.model["kv_capacity"]
-    most = image.config.max_chunk
-    position = 0
-    for _ in range(runs):
-        if rng.random() < 0.3 or position == capacity:
-            position = int(rng.integers(0, position + 1))
-        if position == capacity:
-            continue
-        n = int(rng.integers(1, min(most, capacity - position) + 1))
-        ids = rng.integers(0, image.model["vocabulary"], n)
-        part = input_records(ids, maps=tuple(rng.integers(0, 1 << layers, (2, n))))
-        part["flags"] = rng.random(n) < rng.random()
-        steps = int(rng.integers(0, min(3, capacity - position - n) + 1))
-        result = both.kick(part, position=position, steps=steps, mode=int(rng.integers(0, 4)))
-        position += result.tokens_done
 
 
 @pytest.mark.parametrize("core", [TINY, SMALL])

@@ -1,0 +1,214 @@
+// ATTEND: for each selected token and head group: load K -> score; load V -> mix. Keys and values
+// come from the history buffer if it holds the version that is needed, else from memory.
+//
+// History buffer: for positions below its capacity the K and V words, with their exponents, that the
+// last ATTEND covering the position in this chunk used, and the layer of that ATTEND (`held`). A
+// later ATTEND needs version v, the last layer up to its own that stored the position: if
+// v <= held, nothing newer was stored since, and the buffer has it. So it is exact for any pattern of
+// skips, and no bit of any result depends on it.
+#pragma once
+
+#include "epilogue.hpp"
+#include "softmax.hpp"
+
+namespace skipstone {
+
+constexpr int MAX_HEADS_PER_WORD = WORD_BYTES / MIN_HEAD_DIM;
+constexpr int MAX_SCORE_LANES = MAX_QUERY / MIN_HEAD_DIM;
+
+// K or V of one position: the heads of a head group.
+struct KvItem {
+    Word data;
+    Exponent exponent[MAX_HEADS_PER_WORD];
+};
+
+struct History {
+    KvItem keys[HISTORY_WORDS > 0 ? HISTORY_WORDS : 1], values[HISTORY_WORDS > 0 ? HISTORY_WORDS : 1];
+    Int<8> held[MAX_CONTEXT];
+    int limit = 0;  // positions below it have been covered in this chunk
+
+    // A new chunk starts at layer 0, whose versions are not those held.
+    void begin() { limit = 0; }
+    int capacity(const Geometry& g) const { return HISTORY_WORDS / g.head_groups(); }
+    bool has(int position, int version, const Geometry& g) const {
+        return position < limit && position < capacity(g) && version <= int(held[position]);
+    }
+    // After the last walk of a token at `last` in `layer`.
+    void covered(int last, int layer) {
+    history_cover:
+        for (int p = 0; p <= last; ++p) {
+#pragma HLS pipeline II=1
+            held[p] = layer;
+        }
+        limit = last + 1 > limit ? last + 1 : limit;
+    }
+};
+
+// K (or V) of the positions up to `last`, in order.
+inline void load_kv(SKIPSTONE_MEMORY_PARAMETERS, const State& s, History& history, int layer, int head_group, int last,
+                    bool is_value, hls::stream<KvItem>& out) {
+    const Geometry& g = s.geometry;
+    const int per = g.heads_per_word(), per_word = g.tokens_per_exponent_word();
+    RankWalk walk;
+    walk.begin();
+load_positions:
+    for (int p = 0; p <= last; ++p) {
+        const Version version = walk.step(s.versions[p], layer);
+        const int slot = p * g.head_groups() + head_group;
+        KvItem item;
+        if (history.has(p, version.layer, g)) {
+            item = is_value ? history.values[slot] : history.keys[slot];
+        } else {
+            const Address bank = g.bank(version.layer, head_group);
+            item.data = read_word(SKIPSTONE_MEMORY, bank + version.rank + (is_value ? g.capacity : 0));
+            const Word exponents = read_word(SKIPSTONE_MEMORY, bank + 2 * g.capacity + version.rank / per_word);
+            for (int h = 0; h < per; ++h) {
+#pragma HLS loop_tripcount max=MAX_HEADS_PER_WORD
+                const int place = (version.rank % per_word) * 2 * per + (is_value ? per : 0) + h;
+                item.exponent[h] = Exponent(field<8>(exponents, place));
+            }
+            if (p < history.capacity(g)) {
+                if (is_value) history.values[slot] = item;
+                else history.keys[slot] = item;
+            }
+        }
+        out.write(item);
+    }
+}
+
+struct Scores {
+    Score value[MAX_SCORE_LANES][MAX_CONTEXT];
+    Score best[MAX_SCORE_LANES];
+};
+
+inline void score(hls::stream<KvItem>& keys, const State& s, int token, int head_group, int heads, int last, Scores& out) {
+    const Geometry& g = s.geometry;
+    for (int lane = 0; lane < heads * g.ratio; ++lane) out.best[lane] = Score(-0x7FFFFFFF - 1);
+score_positions:
+    for (int p = 0; p <= last; ++p) {
+        const KvItem key = keys.read();
+    score_lanes:
+        for (int lane = 0; lane < heads * g.ratio; ++lane) {
+            const int h = lane / g.ratio, head = head_group * g.heads_per_word() * g.ratio + lane;
+            Int<32> dot = 0;
+        score_elements:
+            for (int k = 0; k < g.head_dim; ++k) {
+#pragma HLS unroll factor=MIN_HEAD_DIM
+                const KvMantissa element = KvMantissa(field<8>(key.data, h * g.head_dim + k));
+                dot = dot + s.query.mantissa[token][head * g.head_dim + k] * element;
+            }
+            const Score value = score_of(dot, int(s.query.exponent[token][head]) + int(key.exponent[h]));
+            out.value[lane][p] = value;
+            if (value > out.best[lane]) out.best[lane] = value;
+        }
+    }
+}
+
+inline void mix(hls::stream<KvItem>& values, const State& s, int head_group, int heads, int last, const Scores& scores,
+                const int* reference, Float* y) {
+    const Geometry& g = s.geometry;
+    static Mixture mixed[MAX_SCORE_LANES][MAX_HEAD_DIM];
+    Int<64> total[MAX_SCORE_LANES];
+    for (int lane = 0; lane < heads * g.ratio; ++lane) {
+        total[lane] = 0;
+        for (int k = 0; k < g.head_dim; ++k) mixed[lane][k] = 0;
+    }
+mix_positions:
+    for (int p = 0; p <= last; ++p) {
+        const KvItem value = values.read();
+    mix_lanes:
+        for (int lane = 0; lane < heads * g.ratio; ++lane) {
+            const int h = lane / g.ratio;
+            const Probability weight = probability(Int<64>(scores.value[lane][p]) - Int<64>(scores.best[lane]));
+            total[lane] = total[lane] + weight;
+            const Int<64> aligned = shift_right(Int<64>(weight), reference[h] - int(value.exponent[h]));
+        mix_elements:
+            for (int k = 0; k < g.head_dim; ++k) {
+#pragma HLS unroll factor=MIN_HEAD_DIM
+                const KvMantissa element = KvMantissa(field<8>(value.data, h * g.head_dim + k));
+                mixed[lane][k] = mixed[lane][k] + aligned * element;
+            }
+        }
+    }
+mix_out:
+    for (int lane = 0; lane < heads * g.ratio; ++lane) {
+        const Float inverse = reciprocal(from_int(total[lane], 0));
+        const int head = head_group * g.heads_per_word() * g.ratio + lane;
+        for (int k = 0; k < g.head_dim; ++k) {
+#pragma HLS pipeline II=1
+            y[head * g.head_dim + k] = mul(from_int(Int<64>(mixed[lane][k]), reference[lane / g.ratio]), inverse);
+        }
+    }
+}
+
+// Largest V exponent of each head over the visible positions: fixes the alignment before V streams.
+inline void value_reference(SKIPSTONE_MEMORY_PARAMETERS, const State& s, int layer, int head_group, int heads, int last, int* reference) {
+    const Geometry& g = s.geometry;
+    const int per = g.heads_per_word(), per_word = g.tokens_per_exponent_word();
+    for (int h = 0; h < heads; ++h) reference[h] = EXPONENT_MIN;
+    RankWalk walk;
+    walk.begin();
+reference_positions:
+    for (int p = 0; p <= last; ++p) {
+        const Version version = walk.step(s.versions[p], layer);
+        const Address bank = g.bank(version.layer, head_group);
+        const Word exponents = read_word(SKIPSTONE_MEMORY, bank + 2 * g.capacity + version.rank / per_word);
+        for (int h = 0; h < heads; ++h) {
+#pragma HLS loop_tripcount max=MAX_HEADS_PER_WORD
+            const int e = int(Exponent(field<8>(exponents, (version.rank % per_word) * 2 * per + per + h)));
+            reference[h] = e > reference[h] ? e : reference[h];
+        }
+    }
+}
+
+inline void score_pass(SKIPSTONE_MEMORY_PARAMETERS, const State& s, History& history, int layer, int token, int head_group, int heads, int last, Scores& scores) {
+#pragma HLS dataflow
+    hls::stream<KvItem> keys("keys");
+#pragma HLS stream variable=keys depth=FIFO_WORDS
+    load_kv(SKIPSTONE_MEMORY, s, history, layer, head_group, last, false, keys);
+    score(keys, s, token, head_group, heads, last, scores);
+}
+
+inline void mix_pass(SKIPSTONE_MEMORY_PARAMETERS, const State& s, History& history, int layer, int head_group, int heads, int last,
+                     const Scores& scores, const int* reference, Float* y) {
+#pragma HLS dataflow
+    hls::stream<KvItem> values("values");
+#pragma HLS stream variable=values depth=FIFO_WORDS
+    load_kv(SKIPSTONE_MEMORY, s, history, layer, head_group, last, true, values);
+    mix(values, s, head_group, heads, last, scores, reference, y);
+}
+
+inline ErrorCode attend(SKIPSTONE_MEMORY_PARAMETERS, State& s, History& history, const Instruction& i, UInt<32> memory_words, Status& status) {
+    int tokens[MAX_CHUNK];
+    const int selected = select_tokens(s, i.select, 0, tokens);
+    if (selected == 0) {
+        count_event(status, Counter::instructions_skipped, 1);
+        return ErrorCode::NONE;
+    }
+    const Geometry& g = s.geometry;
+    if (!s.has_query) return ErrorCode::BAD_OPCODE;
+    for (int l = 0; l <= i.layer; ++l)
+        if (!banks_within(g, l, memory_words)) return ErrorCode::ADDRESS_RANGE;
+attend_tokens:
+    for (int n = 0; n < selected; ++n) {
+        const int token = tokens[n], last = int(s.position) + token;
+        static Float y[MAX_QUERY];
+        static Scores scores;
+    attend_head_groups:
+        for (int w = 0; w < g.head_groups(); ++w) {
+            const int first = w * g.heads_per_word();
+            const int heads = g.kv_heads - first < g.heads_per_word() ? g.kv_heads - first : g.heads_per_word();
+            int reference[MAX_HEADS_PER_WORD];
+            score_pass(SKIPSTONE_MEMORY, s, history, i.layer, token, w, heads, last, scores);
+            value_reference(SKIPSTONE_MEMORY, s, i.layer, w, heads, last, reference);
+            mix_pass(SKIPSTONE_MEMORY, s, history, i.layer, w, heads, last, scores, reference, y);
+        }
+        history.covered(last, i.layer);
+        quantize<ACTIVATION_BITS>(y, g.query(), GROUP, s.activation.mantissa[token], s.activation.exponent[token]);
+    }
+    clear_others(s.activation, s.count, tokens, selected, g.query());
+    s.has_activation = true;
+    return ErrorCode::NONE;
+}
+
+}  // namespace skipstone

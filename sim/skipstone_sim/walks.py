@@ -1,0 +1,68 @@
+"""Random work for two devices: models of any shape, chunks, steps, rewinds, skip maps."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from skipstone.compiler import compile_model
+from skipstone.spec.config import CoreConfig
+from skipstone.spec.image import Image
+
+from .lockstep import Lockstep, input_records
+from .random_model import random_model, random_shape
+
+__all__ = ["random_chunk", "random_image", "random_walk"]
+
+
+def random_image(config: CoreConfig, rng: np.random.Generator, *, largest: int = 4) -> Image:
+    """A random model of a random shape that fits `config`; `largest` bounds it, in groups."""
+
+    def up_to(most: int) -> int:
+        return int(rng.integers(1, max(1, min(most, largest)) + 1))
+
+    head_dim = int(rng.choice([h for h in (32, 64, 128) if h <= config.word_bytes]))
+    ratio = up_to(config.lanes)
+    step = max(1, config.group // np.gcd(config.group, head_dim * ratio))  # whole groups of queries
+    kv_heads = step * up_to(max(1, config.max_query // (head_dim * ratio * step)))
+    shape = random_shape(
+        hidden=config.group * up_to(config.max_hidden // config.group),
+        ffn=config.group * up_to(config.max_ffn // config.group),
+        head_dim=head_dim,
+        heads=kv_heads * ratio,
+        kv_heads=kv_heads,
+        layers=int(rng.integers(1, min(6, config.max_layers) + 1)),
+        vocab=int(rng.integers(2, 600)),
+        max_positions=128,
+        kv_rule=str(rng.choice(["kv_reuse", "kv_recompute"])),
+    )
+    skip = None if rng.random() < 0.1 else float(rng.random())
+    model = random_model(shape, group=config.group, skip=skip, seed=int(rng.integers(1 << 30)))
+    return compile_model(model, config, kv_capacity=128)
+
+
+def random_chunk(
+    image: Image, rng: np.random.Generator, count: int
+) -> np.ndarray[tuple[int, ...], np.dtype[np.void]]:
+    """Input records of `count` tokens, some of them with forced maps."""
+    ids = rng.integers(0, image.model["vocabulary"], count)
+    maps = rng.integers(0, 1 << image.model["layers"], (2, count))
+    part = input_records(ids, maps=(maps[0], maps[1]))
+    part["flags"] = rng.random(count) < rng.random()
+    return part
+
+
+def random_walk(both: Lockstep, image: Image, rng: np.random.Generator, runs: int) -> None:
+    """Chunks, steps and rewinds at random, forced or not. Raises Mismatch."""
+    capacity = int(image.model["kv_capacity"])
+    most = image.config.max_chunk
+    position = 0
+    for _ in range(runs):
+        if rng.random() < 0.3 or position == capacity:
+            position = int(rng.integers(0, position + 1))
+        if position == capacity:
+            continue
+        n = int(rng.integers(1, min(most, capacity - position) + 1))
+        part = random_chunk(image, rng, n)
+        steps = int(rng.integers(0, min(3, capacity - position - n) + 1))
+        result = both.kick(part, position=position, steps=steps, mode=int(rng.integers(0, 4)))
+        position += result.tokens_done
