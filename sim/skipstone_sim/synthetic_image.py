@@ -146,9 +146,7 @@ def synthetic_image(
 
     nothing = np.zeros(0, np.uint8)
     sections = {
-        name: Section(
-            name, addresses[name], words, part(name, "r") if name in stored else nothing
-        )
+        name: Section(name, addresses[name], words, part(name, "r") if name in stored else nothing)
         for name, words in (stored | reserved).items()
     }
     manifest = {

@@ -66,7 +66,10 @@ def _offsets(prefix: str, record: np.dtype[np.void]) -> Iterator[str]:
 
 def _file(doc: str, body: Iterable[str]) -> str:
     head = [f"// {doc}", "// Made by skipstone.spec.headers; do not edit.", "#pragma once", ""]
-    return "\n".join([*head, "namespace skipstone {", "", *body, "", "}  // namespace skipstone"]) + "\n"
+    return (
+        "\n".join([*head, "namespace skipstone {", "", *body, "", "}  // namespace skipstone"])
+        + "\n"
+    )
 
 
 def _spec() -> Iterator[str]:

@@ -46,7 +46,9 @@ def sources() -> Path:
     for folder in (here.parents[3] / "hls", here.with_name("sources")):
         if (folder / "skipstone" / "core.hpp").is_file():
             return folder
-    raise ToolError(f"the HLS sources were not found: neither {here.parents[3] / 'hls'} nor {folder}")
+    raise ToolError(
+        f"the HLS sources were not found: neither {here.parents[3] / 'hls'} nor {folder}"
+    )
 
 
 def ap_types() -> Path:
@@ -69,7 +71,9 @@ def ap_types() -> Path:
     return folder
 
 
-def build_library(config: CoreConfig, kind: Kind, *, progress: Progress | None = None) -> ctypes.CDLL:
+def build_library(
+    config: CoreConfig, kind: Kind, *, progress: Progress | None = None
+) -> ctypes.CDLL:
     """The library of `config`, compiled if it is not in the cache."""
     folder = sources()
     compiler = find_compiler()

@@ -150,7 +150,9 @@ class FastDevice(Device):
     def _attach(self, pieces: list[_Piece]) -> None:
         self._pieces = pieces
         self._words = pieces[-1].end // self.config.word_bytes
-        table = (_Segment * len(pieces))(*(_Segment(p.first, p.end, p.data.ctypes.data) for p in pieces))
+        table = (_Segment * len(pieces))(
+            *(_Segment(p.first, p.end, p.data.ctypes.data) for p in pieces)
+        )
         self._library.skipstone_attach(self._handle, table, len(pieces))
 
     def write(self, address: int, data: NDArray[np.uint8]) -> None:

@@ -164,9 +164,7 @@ def test_a_flipped_bit(both, pc):
 def rewrite(both, opcode, epilogue, **fields):
     program = decode_program(np.asarray(both.image.sections["program"].data).tobytes())
     pc = next(
-        n
-        for n, i in enumerate(program)
-        if i.opcode is opcode and epilogue in (None, i.epilogue)
+        n for n, i in enumerate(program) if i.opcode is opcode and epilogue in (None, i.epilogue)
     )
     program[pc] = replace(program[pc], **fields)
     both.write("program", np.frombuffer(encode_program(program), np.uint8))

@@ -14,7 +14,9 @@ from skipstone_sim.hls.build import Kind, build_library
 pytestmark = pytest.mark.xdist_group("hls")
 
 (MUL, ADD, FROM_INT, RECIPROCAL, RSQRT, SIGMOID2, SWIGLU, EXP2) = range(8)
-SOFT_MUL, SOFT_ADD, SOFT_FROM_INT, TO_FIXED, SOFT_TO_FIXED, SCORE, PROBABILITY, FROM_FP16 = range(8, 16)
+SOFT_MUL, SOFT_ADD, SOFT_FROM_INT, TO_FIXED, SOFT_TO_FIXED, SCORE, PROBABILITY, FROM_FP16 = range(
+    8, 16
+)
 
 
 @pytest.fixture(scope="module", params=[Kind.AP_INT, Kind.NATIVE], ids=["ap_int", "native"])
