@@ -110,7 +110,7 @@ inline ErrorCode linear(const Memory& memory, State& s, const Instruction& i, UI
     Matrix m{nullptr, i.groups, i.blocks};
     const Address words = Address(i.blocks) * m.block_words();
     m.data = memory.view(Address(i.address) * WORD_BYTES, words * WORD_BYTES, w.spill);
-    count_event(status, Counter::words_weights, words * ceil_div(selected, LANES));
+    count_event(status, Counter::words_weights, words);
 
     const bool tiled = best_products(selected, w.products) == Products::TILES;
     w.each(selected, double(selected) * i.groups * GROUP * 16, [&](int n, int) {

@@ -83,7 +83,7 @@ instructions:
                 history.begin();
                 status.error = embed(SKIPSTONE_MEMORY, s, i, position, count, fed_back, status.next_token, r.memory_words);
                 break;
-            case Opcode::ROUTE: route(s, i, status); break;
+            case Opcode::ROUTE: status.error = route(s, i, r.memory_words, status); break;
             case Opcode::LINEAR: status.error = linear(SKIPSTONE_MEMORY, s, i, r.mode, r.memory_words, status); break;
             case Opcode::ATTEND: status.error = attend(SKIPSTONE_MEMORY, s, history, i, r.memory_words, status); break;
             case Opcode::NEXT:

@@ -209,7 +209,7 @@ inline ErrorCode linear(SKIPSTONE_MEMORY_PARAMETERS, State& s, const Instruction
     const ErrorCode error = check_linear(s, i, mode, memory_words, tokens, selected);
     if (error != ErrorCode::NONE) return error;
     const int block_words = i.groups * STEPS_PER_GROUP + ceil_div(i.groups, GROUPS_PER_SCALE_WORD);
-    count_event(status, Counter::words_weights, UInt<64>(i.blocks) * block_words * ceil_div(selected, LANES));
+    count_event(status, Counter::words_weights, UInt<64>(i.blocks) * block_words);
     const int first_rank = rank_of(s, i.layer, tokens[0]);
 linear_passes:
     for (int first = 0; first < selected; first += LANES) {

@@ -78,7 +78,12 @@ router_product:
     return to_bits(logit) != 0 && !soft::negative(to_bits(logit));
 }
 
-inline void route(State& s, const Instruction& i, Status& status) {
+inline ErrorCode route(State& s, const Instruction& i, UInt<32> memory_words, Status& status) {
+    // The gateware begins to read the matrix that may follow; here only its address is checked.
+    const Address block_words = i.groups * STEPS_PER_GROUP + ceil_div(i.groups, GROUPS_PER_SCALE_WORD);
+    const Address words = Address(i.blocks) * block_words;
+    const Address ahead = words < Address(PREFETCH_WORDS) ? words : Address(PREFETCH_WORDS);
+    if (!within(i.address, ahead, memory_words)) return ErrorCode::ADDRESS_RANGE;
 route_tokens:
     for (int n = 0; n < s.count; ++n) {
         if (!s.touched[n]) {  // the gateware passes it once more over the router vectors, as x + 0
@@ -94,6 +99,7 @@ route_tokens:
         count_event(status, attention ? Counter::attention_executed : Counter::attention_skipped, 1);
         count_event(status, mlp ? Counter::mlp_executed : Counter::mlp_skipped, 1);
     }
+    return ErrorCode::NONE;
 }
 
 }  // namespace skipstone

@@ -55,8 +55,6 @@ constexpr int MODE_ALL_LOGITS = 2;
 constexpr unsigned short NEEDS[9] = {
     0, 0, 2, 2, 6, 24, 24, 16, 16,
 };
-constexpr int HEAD_DIM_LOG2_MIN = 5;
-constexpr int HEAD_DIM_LOG2_MAX = 7;
 constexpr int KV_CAPACITY_STEP = 64;
 
 // Token records: byte offsets.
@@ -105,6 +103,7 @@ enum class Counter : unsigned {
     words_weights,
     words_kv,
     words_other,
+    words_unneeded,
     words_written,
     instructions,
     instructions_skipped,
@@ -114,7 +113,7 @@ enum class Counter : unsigned {
     mlp_skipped,
     errors,
 };
-constexpr int COUNTERS = 17;
+constexpr int COUNTERS = 18;
 
 // Number formats.
 constexpr int ACTIVATION_BITS = 12;

@@ -232,13 +232,6 @@ SIMULATION_CONFIGS = {
             max_hidden=1024, max_ffn=2816, max_query=1024, max_context=1024, max_chunk=64,
             max_layers=32, clock_mhz=225.0,
         ),
-        # The ULX3S (LFE5U-85F) with its memory in block RAM: as large as the nano model needs.
-        CoreConfig(
-            name="ulx3s", rows=8, columns=8, lanes=2, ports=1, port_bits=256,
-            max_hidden=64, max_ffn=160, max_query=64, max_context=128, max_chunk=4,
-            max_layers=4, max_program=64, fifo_words=16, burst_beats=8, outstanding=4,
-            clock_mhz=25.0,
-        ),
     )
 }  # fmt: skip
 """Cores of no board: for tests, demos and benchmarks."""

@@ -17,7 +17,7 @@ from . import formats, registers, tables
 from .config import CoreConfig
 from .errors import CoreErrorCode
 from .isa import INSTRUCTION_BYTES, Epilogue, Flag, Opcode, Select, Source
-from .legality import HEAD_DIM_LOG2, KV_CAPACITY_STEP, NEEDS
+from .legality import KV_CAPACITY_STEP, NEEDS
 from .records import FORCE, INPUT_RECORD, OUTPUT_RECORD, RECORD_BYTES
 
 __all__ = ["config_header", "spec_header"]
@@ -84,8 +84,6 @@ def _spec() -> Iterator[str]:
     yield from ("", "// Bit m of NEEDS[o]: opcode o only after opcode m.")
     needs = [sum(1 << n for n in NEEDS.get(opcode, ())) for opcode in Opcode]
     yield from _array("unsigned short", "NEEDS", needs)
-    yield _constant("HEAD_DIM_LOG2_MIN", HEAD_DIM_LOG2.start)
-    yield _constant("HEAD_DIM_LOG2_MAX", HEAD_DIM_LOG2.stop - 1)
     yield _constant("KV_CAPACITY_STEP", KV_CAPACITY_STEP)
     yield from ("", "// Token records: byte offsets.")
     yield _constant("RECORD_BYTES", RECORD_BYTES)
@@ -125,6 +123,8 @@ def _config(config: CoreConfig) -> Iterator[str]:
         "word_bytes", "port_bytes", "steps_per_group", "groups_per_scale_word", "max_activation",
     ):  # fmt: skip
         yield _constant(name.upper(), getattr(config, name))
+    yield _constant("HEAD_DIM_LOG2_MIN", config.head_dim_log2.start)
+    yield _constant("HEAD_DIM_LOG2_MAX", config.head_dim_log2.stop - 1)
     yield f"constexpr unsigned long long CONFIG_HASH = 0x{config.hash64:016x}ull;"
 
 
