@@ -1,8 +1,8 @@
 """The array of multipliers, and its three uses.
 
 Every cycle the array takes one memory word, 4·R·C bits, and multiplies each nibble of it with a
-12-bit operand in each of T lanes. What differs between the uses is only where the operands come
-from and where the sum is tapped:
+12-bit operand in each of T lanes; the upper half of the lanes may be given a word of its own. What
+differs between the uses is only where the operands come from and where the sum is tapped:
 
 * ``LINEAR``: the word holds int4 weights; operand r meets row r of each column; columns are summed.
 * ``SCORE``: the word holds int8 keys; each byte has an operand of its own; columns are summed.
@@ -28,6 +28,7 @@ __all__ = [
     "Array",
     "ArrayMode",
     "column_sum_shape",
+    "upper_lane",
 ]
 
 HEAD_DIM_LOG2_MIN, HEAD_DIM_LOG2_MAX = 5, 7
@@ -47,6 +48,11 @@ class ArrayMode(enum.Enum, shape=unsigned(2)):  # type: ignore[call-arg]
 def column_sum_shape(config: CoreConfig) -> Shape:
     """The sum of a column: R/2 products with an int8."""
     return signed(PRODUCT_BITS + exact_log2(config.rows // 2))
+
+
+def upper_lane(config: CoreConfig) -> int:
+    """First of the upper half of the lanes; a lane in the middle belongs to the lower half."""
+    return config.lanes - config.lanes // 2
 
 
 class Array(wiring.Component):
@@ -72,6 +78,8 @@ class Array(wiring.Component):
         For MIX, 5 to 7.
     word : In(4·R·C)
         Nibble c·R + r meets row r of column c; byte j is nibbles 2j (low) and 2j + 1 (high).
+    upper_word : In(4·R·C)
+        The word of the lanes from `upper_lane` on.
     rows : In(ArrayLayout(ArrayLayout(signed(12), R), T))
         LINEAR operand of each row.
     bytes : In(ArrayLayout(ArrayLayout(signed(12), R·C/2), T))
@@ -92,6 +100,7 @@ class Array(wiring.Component):
     mode: Signal
     head_dim_log2: Signal
     word: Signal
+    upper_word: Signal
     rows: data.View
     bytes: data.View
     heads: data.View
@@ -113,6 +122,7 @@ class Array(wiring.Component):
                 "mode": In(ArrayMode),
                 "head_dim_log2": In(3),
                 "word": In(config.word_bits),
+                "upper_word": In(config.word_bits),
                 "rows": In(lanes(operand, config.rows)),
                 "bytes": In(lanes(operand, config.word_bytes)),
                 "heads": In(lanes(operand, heads)),
@@ -123,21 +133,31 @@ class Array(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        lanes = self._config.lanes
+        lanes, upper = self._config.lanes, upper_lane(self._config)
 
         # Words and modes are shared by the lanes; `active` says which lanes a stage serves.
-        word = Signal(self._config.word_bits, reset_less=True)
+        words = [
+            Signal(self._config.word_bits, reset_less=True, name=name)
+            for name in ("word", "upper_word")
+        ]
         mode = [Signal(ArrayMode, reset_less=True, name=f"mode_{i}") for i in range(3)]
         active = [Signal(lanes, name=f"active_{i}") for i in range(3)]
         m.d.sync += active[0].eq(self.lane_enable & self.valid.replicate(lanes))
         with m.If(self.valid):
-            m.d.sync += [word.eq(self.word), mode[0].eq(self.mode)]
+            m.d.sync += mode[0].eq(self.mode)
+        for word, given, mine in (
+            (words[0], self.word, self.lane_enable[:upper]),
+            (words[1], self.upper_word, self.lane_enable[upper:]),
+        ):
+            with m.If(self.valid & mine.any()):
+                m.d.sync += word.eq(given)
         for stage in (1, 2):
             m.d.sync += [mode[stage].eq(mode[stage - 1]), active[stage].eq(active[stage - 1])]
 
         products, sums = [], []
         for lane in range(lanes):
             rows, shared = self.build_operands(m, lane)
+            word = words[lane >= upper]
             cells = self.build_products(m, lane, word, rows, shared, mode[0], active[0][lane])
             pairs = self.build_pairs(m, lane, cells, mode[1], active[1][lane])
             products += pairs

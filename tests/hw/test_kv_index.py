@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -13,4 +14,10 @@ BENCH = Path(__file__).with_name("bench_kv_index.py")
 @pytest.mark.parametrize("name", ["sim-tiny", "sim-small"])
 def test_kv_index(name):
     config = CONFIGS[name]
+    run_bench(KvIndex(config=config), test_module=BENCH, config=config)
+
+
+@pytest.mark.cocotb
+def test_without_history():
+    config = dataclasses.replace(CONFIGS["sim-tiny"], history_words=0)
     run_bench(KvIndex(config=config), test_module=BENCH, config=config)

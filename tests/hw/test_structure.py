@@ -13,7 +13,14 @@ import skipstone_hw
 from skipstone.spec.config import CONFIGS
 from skipstone.spec.tables import EXP2
 
-PARAMETERS = {"sources": 3, "shape": 8, "fraction_bits": 16, "limit": 99, "table": EXP2}
+PARAMETERS = {
+    "sources": 3,
+    "shape": 8,
+    "fraction_bits": 16,
+    "limit": 99,
+    "table": EXP2,
+    "lanes": 2,
+}
 """Arguments of components that need more than a configuration; switches are all on."""
 
 

@@ -47,6 +47,9 @@ class CoreConfig:
         Per port: FIFO depth in beats, longest burst, and reads in flight.
     clock_mhz
         The clock that simulated time is quoted at.
+    history_words
+        K words that the KV history buffer holds, and as many V words: a position takes as many as
+        the model has head groups, rounded up to a power of two. 0: no buffer.
     """
 
     name: str
@@ -67,6 +70,7 @@ class CoreConfig:
     burst_beats: int = 16
     outstanding: int = 32
     clock_mhz: float = 200.0
+    history_words: int = 0
 
     def __post_init__(self) -> None:
         problems = []
@@ -108,6 +112,10 @@ class CoreConfig:
             self.fifo_words >= 2 * self.burst_beats,
             f"fifo_words must be at least 2 * burst_beats = {2 * self.burst_beats}, "
             f"not {self.fifo_words}",
+        )
+        need(
+            self.history_words == 0 or _is_power_of_two(self.history_words),
+            f"history_words must be 0 or a power of two, not {self.history_words}",
         )
         need(self.outstanding >= 1, f"outstanding must be at least 1, not {self.outstanding}")
         if problems:
@@ -161,18 +169,19 @@ CONFIGS = {
             name="sim-tiny", rows=8, columns=8, lanes=2, ports=1, port_bits=256,
             max_hidden=128, max_ffn=384, max_query=128, max_context=512, max_chunk=8,
             max_layers=8, fifo_words=32, burst_beats=8, outstanding=4, clock_mhz=100.0,
+            history_words=32,
         ),
         # The board of the demo: the size of a small edge FPGA.
         CoreConfig(
             name="sim-small", rows=16, columns=8, lanes=4, ports=2, port_bits=256,
             max_hidden=256, max_ffn=768, max_query=256, max_context=512, max_chunk=16,
-            max_layers=16, clock_mhz=200.0,
+            max_layers=16, clock_mhz=200.0, history_words=512,
         ),
         # A wider core, for benchmarks of larger synthetic layers.
         CoreConfig(
             name="sim-large", rows=32, columns=16, lanes=4, ports=4, port_bits=512,
             max_hidden=1024, max_ffn=2816, max_query=1024, max_context=1024, max_chunk=16,
-            max_layers=32, clock_mhz=225.0,
+            max_layers=32, clock_mhz=225.0, history_words=1024,
         ),
     )
 }  # fmt: skip
