@@ -5,6 +5,18 @@ from .fetched import Fetched
 from .history import History
 from .mix import Mix
 from .probabilities import Probabilities
+from .queries import Queries
+from .results import Results
 from .scores import Scores
 
-__all__ = ["Attend", "AttendCommand", "Fetched", "History", "Mix", "Probabilities", "Scores"]
+__all__ = [
+    "Attend",
+    "AttendCommand",
+    "Fetched",
+    "History",
+    "Mix",
+    "Probabilities",
+    "Queries",
+    "Results",
+    "Scores",
+]

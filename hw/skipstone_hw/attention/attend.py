@@ -12,23 +12,23 @@ from dataclasses import dataclass
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
-from amaranth.utils import bits_for, exact_log2
+from amaranth.utils import bits_for
 
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.formats import ACTIVATION_BITS
 
-from ..activations import MIN_HEAD_DIM, LaneRead, Region
+from ..activations import LaneRead
 from ..array import PRODUCT_BITS, ArrayMode, column_sum_shape, upper_lane
 from ..kv_index import KvGeometry, MissLayout, WalkLayout
-from ..layouts import INDEX_BITS, PairKind, PairLayout, token_shape
-from ..numeric.fp32 import IntToFp
-from ..numeric.pipeline import delay
-from ..numeric.tables import Reciprocal
+from ..layouts import PairLayout
 from ..replay import ItemLayout
 from .fetched import Fetched
 from .history import History, KvTokenLayout
+from .lanes import LaneUseLayout
 from .mix import HALF_BITS, Mix
-from .probabilities import PROBABILITY_BITS, Probabilities, sum_shape
+from .probabilities import PROBABILITY_BITS, Probabilities
+from .queries import Queries
+from .results import Results
 from .scores import Scores, heads_per_word
 
 __all__ = ["Attend", "AttendCommand"]
@@ -52,28 +52,6 @@ class _PlaceLayout(data.StructLayout):
                 "heads_left": 16,  # KV heads from this group on
             }
         )
-
-
-class _ResultLayout(data.StructLayout):
-    """What is draining: a head group of a token, all of it summed up."""
-
-    def __init__(self, config: CoreConfig):
-        super().__init__(
-            {
-                "token": token_shape(config),
-                "heads": range(heads_per_word(config) + 1),  # that are in use
-                "reference": data.ArrayLayout(signed(8), heads_per_word(config)),
-                "index": INDEX_BITS,  # output pair of the token
-            }
-        )
-
-
-class _LaneUseLayout(data.StructLayout):
-    """How the lanes are used, fixed by GEOMETRY: of the query heads of a KV head, `split` finds
-    room in half of the lanes, `quartered` in a quarter."""
-
-    def __init__(self):
-        super().__init__({"split": 1, "quartered": 1})
 
 
 @dataclass(frozen=True)
@@ -215,6 +193,8 @@ class Attend(wiring.Component):
         m = Module()
         c = self._config
         m.submodules.mix = mix = Mix(config=c)
+        m.submodules.results = results = Results(config=c)
+        m.submodules.queries = queries = Queries(config=c)
         halves = []
         for name, lanes in (
             ("lower", range(upper_lane(c))),
@@ -233,30 +213,50 @@ class Attend(wiring.Component):
         layer = Signal(range(c.max_layers))
         place = Signal(_PlaceLayout(c))
         token = _lowest_bit(m, place.tokens, "token")
-        draining = Signal()
-        use = Signal(_LaneUseLayout())
+        use = Signal(LaneUseLayout())
         m.d.sync += [
             use.split.eq(self.query_heads <= c.lanes // 2),
             use.quartered.eq(self.query_heads <= c.lanes // 4),
         ]
         m.d.comb += [
             mix.products.eq(self.products),
-            self.idle.eq(~place.tokens.any() & ~self.reading & ~draining),
+            self.idle.eq(~place.tokens.any() & ~self.reading & ~results.draining),
         ]
         with m.If(self.command.valid & self.command.ready):
             m.d.sync += layer.eq(self.command.payload.layer)
         self.build_front_end(m, layer)
-        totals, reference = self.build_halves(m, halves, use)
-        self.build_sequence(m, place, token, use, halves, totals, reference, mix, draining)
+        reference = self.build_halves(m, halves, use, queries, results)
+        for unit in (queries, results):
+            m.d.comb += [
+                unit.use.eq(use),
+                unit.query_heads.eq(self.query_heads),
+                unit.head_dim_log2.eq(self.geometry.head_dim_log2),
+            ]
+        m.d.comb += [
+            self.array_bytes.eq(queries.mantissas),
+            mix.lanes.eq(results.mix_lanes),
+            mix.pair.eq(results.mix_pair),
+            results.accumulator.eq(mix.accumulator),
+        ]
+        connect(m, results.o, flipped(self.o))
+        for mine, theirs in zip(queries.lanes, self.lanes, strict=True):
+            connect(m, mine, flipped(theirs))
+        self.build_sequence(m, place, token, use, halves, reference, queries, mix, results)
         return m
 
     def build_halves(
-        self, m: Module, halves: list[_Half], use: data.View
-    ) -> tuple[data.View, data.View]:
-        """Maxima and sums over the tokens of both halves, if they are of the same queries."""
+        self,
+        m: Module,
+        halves: list[_Half],
+        use: data.View,
+        queries: Queries,
+        results: Results,
+    ) -> data.View:
+        """Maxima and sums over the tokens of both halves, if they are of the same queries; returns
+        the largest V exponents."""
         c = self._config
         heads = heads_per_word(c)
-        totals = Signal(data.ArrayLayout(data.ArrayLayout(sum_shape(c), heads), c.lanes))
+        totals = results.totals
         reference = Signal(data.ArrayLayout(signed(8), heads))
         for half in halves:
             s, p = half.scores, half.probabilities
@@ -271,6 +271,7 @@ class Attend(wiring.Component):
             for n, lane in enumerate(half.lanes):
                 m.d.comb += [
                     s.sums[n].eq(self.sums[lane]),
+                    s.query_exponent[n].eq(queries.exponents[lane]),
                     p.maximum[n].eq(s.maximum[n]),
                     totals[lane].eq(p.total[n]),
                 ]
@@ -292,7 +293,7 @@ class Attend(wiring.Component):
                 other = half.scores.reference[head]
                 largest = Mux(largest > other, largest, other)
             m.d.comb += reference[head].eq(largest)
-        return totals, reference
+        return reference
 
     def build_front_end(self, m: Module, layer: Signal) -> None:
         """Hands the tokens of the whole command to KvIndex."""
@@ -316,10 +317,10 @@ class Attend(wiring.Component):
         token: Signal,
         use: data.View,
         halves: list[_Half],
-        totals: data.View,
         reference: data.View,
+        queries: Queries,
         mix: Mix,
-        draining: Signal,
+        results: Results,
     ) -> None:
         """Token by token, head group by head group: queries, keys, values. Outputs leave while the
         next one's keys pass."""
@@ -332,42 +333,31 @@ class Attend(wiring.Component):
             group_heads.eq(Mux(place.heads_left < full_group, place.heads_left, full_group)),
         ]
 
-        loading, load_done, restart = Signal(), Signal(), Signal()
-        self.build_queries(m, token, use, loading, load_done, restart, halves)
         taking, values, passed, active = Signal(), Signal(), Signal(), Signal()
         self.build_passes(m, place, use, halves, mix, taking, values, passed, active)
-        invert, inverted = Signal(), Signal()
-        inverses = self.build_inverses(m, totals, invert, inverted)
-        result, drained = Signal(_ResultLayout(c)), Signal()
-        self.build_outputs(m, result, use, draining, drained, mix, inverses)
 
         scoring = Cat(half.scores.busy for half in halves).any()
-        start, clear, finish = Signal(), Signal(), Signal()
-        m.d.comb += mix.clear.eq(start)
+        start, clear = Signal(), Signal()
+        m.d.comb += [
+            mix.clear.eq(start),
+            queries.token.eq(token),
+            results.result.token.eq(token),
+            results.result.first.eq(place.head_group == 0),
+            results.result.heads.eq(group_heads),
+            results.result.reference.eq(reference),
+        ]
         for half in halves:
             m.d.comb += [half.probabilities.start.eq(start), half.scores.clear.eq(clear)]
         remaining = Signal.like(place.tokens)
         m.d.comb += remaining.eq(place.tokens & (place.tokens - 1))
-        with m.If(finish):
-            m.d.sync += [
-                draining.eq(1),
-                result.token.eq(token),
-                result.heads.eq(group_heads),
-                result.reference.eq(reference),
-            ]
-            with m.If(place.head_group == 0):
-                m.d.sync += result.index.eq(0)
-        with m.Elif(drained):
-            m.d.sync += draining.eq(0)
-
         with m.FSM(name="compute"):
             with m.State("IDLE"):
-                m.d.comb += self.command.ready.eq(~self.reading & ~draining)
+                m.d.comb += self.command.ready.eq(~self.reading & ~results.draining)
                 with m.If(self.command.valid & self.command.ready):
                     m.d.sync += place.tokens.eq(self.command.payload.select)
                     m.next = "TOKEN"
             with m.State("TOKEN"):
-                m.d.comb += restart.eq(1)
+                m.d.comb += queries.restart.eq(1)
                 m.d.sync += [
                     place.head_group.eq(0),
                     place.heads_left.eq(g.kv_heads),
@@ -378,8 +368,8 @@ class Attend(wiring.Component):
                 m.d.sync += values.eq(0)
                 m.next = "LOAD"
             with m.State("LOAD"):
-                m.d.comb += [loading.eq(1), active.eq(1)]
-                with m.If(load_done):
+                m.d.comb += [queries.load.eq(1), active.eq(1)]
+                with m.If(queries.last):
                     m.next = "LOADED"
             with m.State("LOADED"):
                 m.d.comb += active.eq(1)
@@ -391,16 +381,16 @@ class Attend(wiring.Component):
                     m.next = "SCORED"
             with m.State("SCORED"):
                 m.d.comb += active.eq(1)
-                with m.If(~scoring & ~draining):
+                with m.If(~scoring & ~results.draining):
                     m.d.comb += start.eq(1)
                     m.next = "VALUES"
             with m.State("VALUES"):
                 m.d.comb += [taking.eq(1), active.eq(1)]
                 with m.If(passed):
-                    m.d.comb += invert.eq(1)
+                    m.d.comb += results.invert.eq(1)
                     m.next = "MIXED"
-            with m.State("MIXED"), m.If(~mix.busy & inverted):
-                m.d.comb += finish.eq(1)
+            with m.State("MIXED"), m.If(~mix.busy & results.inverted):
+                m.d.comb += results.start.eq(1)
                 m.next = "NEXT"
             with m.State("NEXT"):
                 m.d.sync += [
@@ -554,141 +544,6 @@ class Attend(wiring.Component):
                     m.d.comb += self.array_heads[lane][head].eq(
                         Mux(upper, p[HALF_BITS:], p[:HALF_BITS])
                     )
-
-    def build_queries(
-        self,
-        m: Module,
-        token: Signal,
-        use: data.View,
-        loading: Signal,
-        done: Signal,
-        restart: Signal,
-        halves: list[_Half],
-    ) -> None:
-        """The head group's queries, R mantissas per lane and cycle, spread over the word."""
-        c = self._config
-        words = c.columns // 2
-        sweep = Signal(range(words))
-        first_head = Signal(range(c.max_query // MIN_HEAD_DIM + 1))  # of the KV head being loaded
-        sweep_log2 = Signal(3)  # words of a head
-        in_head = Signal.like(sweep)
-        m.d.comb += [
-            sweep_log2.eq(self.geometry.head_dim_log2 - exact_log2(c.rows)),
-            in_head.eq(sweep & ((1 << sweep_log2) - 1)),
-            done.eq(sweep == words - 1),
-        ]
-        with m.If(restart):
-            m.d.sync += first_head.eq(0)
-        with m.If(loading):
-            m.d.sync += sweep.eq(Mux(done, 0, sweep + 1))
-            with m.If(in_head == (1 << sweep_log2) - 1):
-                m.d.sync += first_head.eq(first_head + self.query_heads)
-
-        # The answers come a cycle later.
-        loaded = delay(m, loading, 1, name="loaded", reset=True)
-        loaded_at = delay(m, sweep, 1, name="loaded_at")
-        for half, n, lane in ((h, n, lane) for h in halves for n, lane in enumerate(h.lanes)):
-            read = self.lanes[lane]
-            head = Signal.like(first_head, name=f"query_head_{lane}")
-            m.d.comb += [
-                head.eq(first_head + Mux(use.split, n, lane)),
-                read.en.eq(1),
-                read.region.eq(Region.QUERY),
-                read.token.eq(token),
-                read.group.eq(head),
-                read.word.eq((head << sweep_log2) | in_head),
-            ]
-            operands = [
-                Signal(signed(ACTIVATION_BITS), name=f"query_{lane}_{j}", reset_less=True)
-                for j in range(c.word_bytes)
-            ]
-            m.d.comb += [self.array_bytes[lane][j].eq(q) for j, q in enumerate(operands)]
-            for at in range(words):
-                with m.If(loaded & (loaded_at == at)):
-                    part = operands[at * c.rows : (at + 1) * c.rows]
-                    m.d.sync += [q.eq(read.mantissas[r]) for r, q in enumerate(part)]
-            for head_in_word in range(heads_per_word(c)):
-                exponent = Signal(
-                    signed(8), name=f"query_exponent_{lane}_{head_in_word}", reset_less=True
-                )
-                with m.If(loaded & ((loaded_at >> sweep_log2) == head_in_word)):
-                    m.d.sync += exponent.eq(read.exponent)
-                m.d.comb += half.scores.query_exponent[n][head_in_word].eq(exponent)
-
-    def build_inverses(
-        self, m: Module, totals: data.View, start: Signal, done: Signal
-    ) -> data.View:
-        """1 / Σp of each head and lane, one per cycle through one converter and one table.
-
-        In the order in which they are wanted, each for at least 16 pairs: `done` is the first.
-        """
-        c = self._config
-        heads = heads_per_word(c)
-        m.submodules.total_to_float = convert = IntToFp(bits=sum_shape(c).width + 1)
-        m.submodules.reciprocal = reciprocal = Reciprocal()
-        number = c.lanes * heads
-        cycles = IntToFp.PIPELINE_CYCLES + Reciprocal.PIPELINE_CYCLES
-        step = Signal(range(number + cycles + 1), name="inverse_step")
-        m.d.comb += [reciprocal.x.eq(convert.o), done.eq(step > cycles)]
-        with m.If(start):
-            m.d.sync += step.eq(0)
-        with m.Elif(step != number + cycles):
-            m.d.sync += step.eq(step + 1)
-        inverses = Signal(data.ArrayLayout(data.ArrayLayout(32, heads), c.lanes))
-        for n in range(number):
-            head, lane = divmod(n, c.lanes)
-            with m.If(step == n):
-                m.d.comb += convert.mantissa.eq(totals[lane][head])
-            with m.If(step == n + cycles):
-                m.d.sync += inverses[lane][head].eq(reciprocal.o)
-        return inverses
-
-    def build_outputs(
-        self,
-        m: Module,
-        result: data.View,
-        use: data.View,
-        draining: Signal,
-        drained: Signal,
-        mix: Mix,
-        inverses: data.View,
-    ) -> None:
-        """Accumulators of the head group, KV head by KV head, query head by query head."""
-        c = self._config
-        pairs_log2 = Signal(3)  # pairs of a head
-        head, lane, pair = Signal(range(heads_per_word(c))), Signal(range(c.lanes)), Signal(6)
-        last_pair, last_lane, last_head = Signal(), Signal(), Signal()
-        o = self.o
-        upper, quarter = upper_lane(c), c.lanes // 4
-        spread = Signal(c.lanes)  # lanes of query head 0
-        m.d.comb += spread.eq(
-            1
-            | (use.split << upper)
-            | (use.quartered << quarter)
-            | (use.quartered << (upper + quarter))
-        )
-        m.d.comb += [
-            pairs_log2.eq(self.geometry.head_dim_log2 - 1),
-            last_pair.eq(pair == (1 << pairs_log2) - 1),
-            last_lane.eq(lane + 1 == self.query_heads),
-            last_head.eq(head + 1 == result.heads),
-            drained.eq(o.valid & o.ready & last_pair & last_lane & last_head),
-            mix.lanes.eq(spread << lane),
-            mix.pair.eq((head << pairs_log2) | pair),
-            o.valid.eq(draining),
-            o.payload.accumulator.eq(mix.accumulator),
-            o.payload.exponent.eq(result.reference[head]),
-            o.payload.scale.eq(inverses[lane][head]),
-            o.payload.kind.eq(PairKind.ATTENTION),
-            o.payload.token.eq(result.token),
-            o.payload.index.eq(result.index),
-        ]
-        with m.If(o.valid & o.ready):
-            m.d.sync += [result.index.eq(result.index + 1), pair.eq(Mux(last_pair, 0, pair + 1))]
-            with m.If(last_pair):
-                m.d.sync += lane.eq(Mux(last_lane, 0, lane + 1))
-            with m.If(last_pair & last_lane):
-                m.d.sync += head.eq(Mux(last_head, 0, head + 1))
 
 
 def _lowest_bit(m: Module, mask: Signal, name: str) -> Signal:
