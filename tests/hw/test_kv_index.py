@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from skipstone.spec.config import CONFIGS
+from skipstone.spec.errors import ConfigError
 from skipstone_hw.kv_index import KvIndex
 from skipstone_sim.bench import run_bench
 
@@ -21,3 +22,8 @@ def test_kv_index(name):
 def test_without_history():
     config = dataclasses.replace(CONFIGS["sim-tiny"], history_words=0)
     run_bench(KvIndex(config=config), test_module=BENCH, config=config)
+
+
+def test_history_is_a_power_of_two():
+    with pytest.raises(ConfigError, match="history_words must be 0 or a power of two, not 24"):
+        dataclasses.replace(CONFIGS["sim-tiny"], history_words=24)
