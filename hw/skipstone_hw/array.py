@@ -1,8 +1,8 @@
 """The array of multipliers, and its three uses.
 
 Every cycle the array takes one memory word, 4·R·C bits, and multiplies each nibble of it with a
-12-bit operand in each of T lanes. What differs between the uses is only where the operands come
-from and where the sum is tapped:
+12-bit operand in each of T lanes; the upper half of the lanes may be given a word of its own. What
+differs between the uses is only where the operands come from and where the sum is tapped:
 
 * ``LINEAR``: the word holds int4 weights; operand r meets row r of each column; columns are summed.
 * ``SCORE``: the word holds int8 keys; each byte has an operand of its own; columns are summed.
@@ -34,6 +34,7 @@ __all__ = [
     "Array",
     "ArrayMode",
     "column_sum_shape",
+    "upper_lane",
 ]
 
 HEAD_DIM_LOG2_MIN, HEAD_DIM_LOG2_MAX = 5, 7
@@ -43,6 +44,11 @@ HEAD_DIM_LOG2_MIN, HEAD_DIM_LOG2_MAX = 5, 7
 def column_sum_shape(config: CoreConfig) -> Shape:
     """The sum of a column: R/2 products with an int8."""
     return signed(PRODUCT_BITS + exact_log2(config.rows // 2))
+
+
+def upper_lane(config: CoreConfig) -> int:
+    """First of the upper half of the lanes; a lane in the middle belongs to the lower half."""
+    return config.lanes - config.lanes // 2
 
 
 class Array(wiring.Component):
@@ -68,6 +74,8 @@ class Array(wiring.Component):
         For MIX, 5 to 7.
     word : In(4·R·C)
         Nibble c·R + r meets row r of column c; byte j is nibbles 2j (low) and 2j + 1 (high).
+    upper_word : In(4·R·C)
+        The word of the lanes from `upper_lane` on.
     rows : In(ArrayLayout(ArrayLayout(signed(12), R), T))
         LINEAR operand of each row.
     bytes : In(ArrayLayout(ArrayLayout(signed(12), R·C/2), T))
@@ -88,6 +96,7 @@ class Array(wiring.Component):
     mode: Signal
     head_dim_log2: Signal
     word: Signal
+    upper_word: Signal
     rows: data.View
     bytes: data.View
     heads: data.View
@@ -109,6 +118,7 @@ class Array(wiring.Component):
                 "mode": In(ArrayMode),
                 "head_dim_log2": In(3),
                 "word": In(config.word_bits),
+                "upper_word": In(config.word_bits),
                 "rows": In(lanes(operand, config.rows)),
                 "bytes": In(lanes(operand, config.word_bytes)),
                 "heads": In(lanes(operand, heads)),
@@ -126,14 +136,27 @@ class Array(wiring.Component):
         for lane in range(c.lanes):
             rows.append(self.build_rows(m, lane, enable[lane]))
             heads.append(self.build_heads(m, lane))
+        upper = upper_lane(c)
         groups = [
-            self.build_columns(m, first, enable, rows, heads)
-            for first in range(0, c.columns, c.products_per_dsp)
+            [
+                self.build_columns(m, first, served, word, enable, rows, heads)
+                for first in range(0, c.columns, c.products_per_dsp)
+            ]
+            for served, word in (
+                (range(upper), self.word),
+                (range(upper, c.lanes), self.upper_word),
+            )
+            if served
         ]
 
         # Whole ports in one statement each: a statement for every element takes Amaranth seconds.
         def by_lane(name: str) -> Value:
-            return Cat(getattr(g, name)[lane] for lane in range(c.lanes) for g in groups)
+            return Cat(
+                getattr(group, name)[lane - first]
+                for half, first in zip(groups, (0, upper), strict=False)
+                for lane in range(first, first + len(half[0].rows))
+                for group in half
+            )
 
         m.d.comb += [
             self.products.as_value().eq(by_lane("products")),
@@ -170,18 +193,20 @@ class Array(wiring.Component):
         self,
         m: Module,
         first: int,
+        served: range,
+        word: Signal,
         enable: Value,
         rows: list[list[Signal]],
         heads: list[list[Signal]],
     ) -> Any:
-        """The columns from `first` on that share multipliers."""
+        """The columns from `first` on that share multipliers, for the lanes that share `word`."""
         c = self._config
         count = min(c.products_per_dsp, c.columns - first)
-        size = {"columns": count, "rows": c.rows, "lanes": c.lanes}
-        m.submodules[f"columns_{first}"] = leaf = Leaf(
+        size = {"columns": count, "rows": c.rows, "lanes": len(served)}
+        m.submodules[f"columns_{first}_from_lane_{served.start}"] = leaf = Leaf(
             partial(ColumnGroup, packing=c.packing, **size),
             signature=ColumnGroupSignature(**size),
-            name=f"skipstone_columns_{count}",
+            name=f"skipstone_columns_{count}_by_{len(served)}",
         )
         group = leaf.pins
         column = c.rows // 2
@@ -189,18 +214,16 @@ class Array(wiring.Component):
         each = min(column, 1 << HEAD_DIM_LOG2_MIN)  # bytes with a MIX operand of their own
         m.d.comb += [
             group.mode.eq(self.mode),
-            group.enable.eq(enable),
-            group.nibbles.eq(self.word[8 * start : 8 * stop]),
+            group.enable.eq(enable[served.start : served.stop]),
+            group.nibbles.eq(word[8 * start : 8 * stop]),
         ]
-        for lane in range(c.lanes):
+        for n, lane in enumerate(served):
+            m.d.comb += [port.eq(row) for port, row in zip(group.rows[n], rows[lane], strict=True)]
             m.d.comb += [
-                port.eq(row) for port, row in zip(group.rows[lane], rows[lane], strict=True)
-            ]
-            m.d.comb += [
-                group.bytes[lane]
+                group.bytes[n]
                 .as_value()
                 .eq(self.bytes[lane].as_value()[ACTIVATION_BITS * start : ACTIVATION_BITS * stop]),
-                group.heads[lane]
+                group.heads[n]
                 .as_value()
                 .eq(Cat(heads[lane][j >> HEAD_DIM_LOG2_MIN] for j in range(start, stop, each))),
             ]

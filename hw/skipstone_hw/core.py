@@ -3,7 +3,7 @@
 from typing import Any
 
 from amaranth import Const, Module, Mux, ResetInserter, Signal
-from amaranth.lib import fifo, wiring
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from skipstone.spec.config import CoreConfig
@@ -17,7 +17,7 @@ from .counters import Counters
 from .decisions import Decisions
 from .embed import Embed, Repass
 from .epilogue import Epilogue
-from .kv_index import KvIndex, RunLayout
+from .kv_index import KvIndex
 from .kv_writer import KvWriter
 from .layouts import ADDRESS_BITS, PairKind, ProbeSignature, ReadKind
 from .linear import Linear
@@ -54,9 +54,6 @@ class Core(wiring.Component):
     probe : Out(ProbeSignature(config))
         What leaves the epilogue; present with `probe` only. Wires, no logic.
     """
-
-    RUN_FIFO_DEPTH = 16
-    """Runs of keys described ahead of their words."""
 
     s_axi_control: Any
     m_axi: Any
@@ -108,7 +105,6 @@ class Core(wiring.Component):
             ("report", Report),
         ):
             unit(name, kind(config=c))
-        unit("runs", fifo.SyncFIFOBuffered(width=RunLayout().size, depth=self.RUN_FIFO_DEPTH))
 
         self._build_parameters(m)
         self._build_read_side(m)
@@ -205,6 +201,7 @@ class Core(wiring.Component):
             array.valid.eq(Mux(attending, attend.array_valid, linear.array_valid)),
             array.mode.eq(Mux(attending, attend.array_mode, ArrayMode.LINEAR)),
             array.word.eq(Mux(attending, attend.array_word, linear.array_word)),
+            array.upper_word.eq(Mux(attending, attend.array_upper_word, linear.array_word)),
             array.lane_enable.eq(Mux(attending, attend.array_lanes, linear.array_lanes)),
             array.rows.eq(linear.array_rows),
             array.bytes.eq(attend.array_bytes),
@@ -352,15 +349,8 @@ class Core(wiring.Component):
         connect(m, self._sequencer.linear, self._linear.command)
         connect(m, self._sequencer.attend, self._attend.command)
         connect(m, self._attend.walk, index.walk)
-        runs = self._runs
-        m.d.comb += [
-            runs.w_data.eq(index.runs.payload),
-            runs.w_en.eq(index.runs.valid),
-            index.runs.ready.eq(runs.w_rdy),
-            self._attend.runs.payload.eq(runs.r_data),
-            self._attend.runs.valid.eq(runs.r_rdy),
-            runs.r_en.eq(self._attend.runs.ready),
-        ]
+        connect(m, index.misses, self._attend.misses)
+        connect(m, index.hits, self._attend.hits)
 
     def _build_barriers(self, m):
         """Quiet: no unit has anything in work."""
@@ -406,6 +396,7 @@ class Core(wiring.Component):
                 | _moves(self._packer.o)
                 | s.retired
                 | self._kv_index.busy
+                | self._attend.hit
             ),
             supervisor.pc.eq(s.pc),
             supervisor.tokens_done.eq(s.tokens_done),
@@ -447,6 +438,9 @@ class Core(wiring.Component):
             add.instructions.eq(s.retired),
             add.instructions_skipped.eq(s.skipped),
             add.errors.eq(self._supervisor.failed),
+            add.history_hits.eq(self._attend.hit),
+            add.history_gaps.eq(self._kv_index.gaps),
+            add.history_fresh.eq(self._kv_index.fresh),
         ]
         for module in ("attention", "mlp"):
             executed = Mux(routed, getattr(self._decisions, f"executed_{module}"), 0)

@@ -15,6 +15,9 @@ COUNTER_BITS = 64
 _PER_TOKEN = ("attention_executed", "attention_skipped", "mlp_executed", "mlp_skipped")
 """Counters that may gain up to a whole chunk in a cycle."""
 
+_PER_RUN = ("history_gaps", "history_fresh")
+"""Counters that may gain the tokens of an exponent word, up to 64."""
+
 _SINCE_POWER_UP = ("errors",)
 """Counters that a new run does not clear."""
 
@@ -27,11 +30,14 @@ class CounterLayout(data.StructLayout):
 
 
 class IncrementLayout(data.StructLayout):
-    """What every counter gains in this cycle: one bit; 0 to `max_chunk` where it counts tokens."""
+    """What every counter gains in this cycle: one bit; 0 to `max_chunk` where it counts tokens; 0
+    to 64 where it counts the words of a read."""
 
     def __init__(self, config: CoreConfig):
-        token_bits = bits_for(config.max_chunk)
-        super().__init__({name: token_bits if name in _PER_TOKEN else 1 for name in COUNTERS})
+        bits = dict.fromkeys(COUNTERS, 1)
+        bits |= dict.fromkeys(_PER_TOKEN, bits_for(config.max_chunk))
+        bits |= dict.fromkeys(_PER_RUN, bits_for(64))
+        super().__init__(bits)
 
 
 class Counters(wiring.Component):

@@ -9,14 +9,22 @@ gives every token's layer and rank without any stored address.
 
 from amaranth.hdl import Cat, Module, Mux, Shape, Signal, Value, unsigned
 from amaranth.lib import data, memory, stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import bits_for
 
 from skipstone.spec.config import CoreConfig
 
+from .held import HeldVersions
 from .layouts import ADDRESS_BITS, ReadCommandLayout, ReadKind, token_shape
+from .numeric.pipeline import delay
+from .replay import ItemLayout, ReplayList
 
-__all__ = ["KvGeometry", "KvIndex", "RunLayout", "WalkLayout"]
+__all__ = ["KvGeometry", "KvIndex", "MissLayout", "RunLayout", "WalkLayout"]
+
+_RUN_MAX = 64
+"""Tokens of the largest exponent word."""
+_FIRST_RUN_MAX = 4
+"""A walk's first run is cut short, so that its read leaves early."""
 
 
 class KvGeometry(data.StructLayout):
@@ -37,29 +45,29 @@ class KvGeometry(data.StructLayout):
 
 
 class WalkLayout(data.StructLayout):
-    """Read K (or V) of positions 0 .. `last`, as attention in `layer` sees them, of a head
-    group."""
+    """Attention of position `last` in `layer`: it reads K and V of positions 0 .. `last`."""
 
     def __init__(self, config: CoreConfig):
-        super().__init__(
-            {
-                "layer": range(config.max_layers),
-                "last": range(config.max_context),
-                "bank_offset": ADDRESS_BITS,  # head_group · bank_words
-                "values": 1,
-            }
-        )
+        super().__init__({"layer": range(config.max_layers), "last": range(config.max_context)})
+
+
+class MissLayout(data.StructLayout):
+    """A position whose K and V come from memory.
+
+    If it `opens` a read, an exponent word precedes its K word; entry `slot` of the last exponent
+    word read is its own.
+    """
+
+    def __init__(self, config: CoreConfig):
+        super().__init__({"position": range(config.max_context), "slot": 6, "opens": 1})
 
 
 class RunLayout(data.StructLayout):
-    """`length` tokens whose K words follow one exponent word; the first is entry `slot` of it."""
+    """`length` misses at consecutive ranks of a layer's store, under one exponent word.
 
-    def __init__(self):
-        super().__init__({"slot": 6, "length": 7})
-
-
-class _PlacedRunLayout(data.StructLayout):
-    """`length` tokens at consecutive ranks of a layer's store, for one walk."""
+    `opens` if that is not the exponent word of the run before; `fresh` if the layer is the one that
+    attends.
+    """
 
     def __init__(self, config: CoreConfig):
         super().__init__(
@@ -67,8 +75,8 @@ class _PlacedRunLayout(data.StructLayout):
                 "layer": range(config.max_layers),
                 "rank": _rank_shape(config),
                 "length": 7,
-                "values": 1,
-                "bank_offset": ADDRESS_BITS,
+                "opens": 1,
+                "fresh": 1,
             }
         )
 
@@ -76,19 +84,22 @@ class _PlacedRunLayout(data.StructLayout):
 class KvIndex(wiring.Component):
     """Version bitmaps of all positions, and the generator of KV read commands.
 
-    A walk visits one position per cycle and merges neighbours that lie in the same layer at
-    consecutive ranks under the same exponent word into runs. Each run of a K walk becomes a
-    description in `runs` and two reads: of its exponent word, not before its description is taken,
-    and of its K words. Each run of a V walk becomes one read, of its V words. Walks stall only on
-    `commands` and `runs`.
+    A walk visits one position per cycle. A position whose version the history buffer holds
+    (`HeldVersions`) is a hit; the others are misses, and neighbours among the misses that lie in
+    the same layer at consecutive ranks under the same exponent word are merged into runs. K and V
+    of every head group are then read, head group by head group, K before V: a *pass* for each,
+    in which every run becomes two reads (its exponent word and its K words) or one (its V words),
+    and every position appears in either `misses` or `hits`, in order. Passes begin as soon as the
+    walk that they repeat. The next walk begins when it has room; what it keeps, hits after it.
 
     A chunk lasts from `begin` to `end`. `begin` recounts each layer's stores by one pass over the
     positions before the chunk, one per cycle, unless the chunk continues the last one that ended;
     so it may go back to any earlier position, and what was stored from there on is forgotten.
     `end` moves the chunk's bitmaps into the memory, one per cycle. Neither may come during a walk.
 
-    Tested with all head sizes; with all, no, alternating and random layers stored; going back;
-    chunks that never ended; both sides stalled and at full rate.
+    Tested with all head sizes; with all, no, alternating and random layers stored; layers that
+    attend and do not; sequences shorter and longer than the history buffer; going back; chunks that
+    never ended; all sides stalled and at full rate.
 
     Parameters
     ----------
@@ -99,8 +110,10 @@ class KvIndex(wiring.Component):
     walk : In(stream.Signature(WalkLayout(config)))
         Every visited position must have stored in some layer up to the walk's.
     commands : Out(stream.Signature(ReadCommandLayout()))
-    runs : Out(stream.Signature(RunLayout()))
-        The runs of K walks, in order.
+    misses : Out(stream.Signature(ItemLayout(MissLayout(config))))
+        What the words of the commands belong to, pass by pass.
+    hits : Out(stream.Signature(ItemLayout(range(max_context))))
+        Positions to be read from the history buffer, pass by pass; silent without one.
     geometry : In(KvGeometry())
     position : In(range(max_context + 1))
         The chunk's first position.
@@ -117,13 +130,16 @@ class KvIndex(wiring.Component):
         Rank in `rank_layer` of the chunk's first token to store there, until that is committed.
     busy : Out(1)
         `begin` or `end` is not complete; rises in the cycle after the pulse.
+    fresh, gaps : Out(range(65))
+        Words of K or V asked for in this cycle, stored in the layer that attends and in others.
     idle : Out(1)
         Not busy, no walk under way, and all commands taken.
     """
 
     walk: stream.Interface
     commands: stream.Interface
-    runs: stream.Interface
+    misses: stream.Interface
+    hits: stream.Interface
     geometry: data.View
     position: Signal
     count: Signal
@@ -135,6 +151,8 @@ class KvIndex(wiring.Component):
     rank_layer: Signal
     rank_first: Signal
     busy: Signal
+    fresh: Signal
+    gaps: Signal
     idle: Signal
 
     def __init__(self, *, config: CoreConfig):
@@ -144,7 +162,8 @@ class KvIndex(wiring.Component):
             {
                 "walk": In(stream.Signature(WalkLayout(config))),
                 "commands": Out(stream.Signature(ReadCommandLayout())),
-                "runs": Out(stream.Signature(RunLayout())),
+                "misses": Out(stream.Signature(ItemLayout(MissLayout(config)))),
+                "hits": Out(stream.Signature(ItemLayout(range(config.max_context)))),
                 "geometry": In(KvGeometry()),
                 "position": In(unsigned(bits_for(config.max_context))),
                 "count": In(unsigned(bits_for(config.max_chunk))),
@@ -156,6 +175,8 @@ class KvIndex(wiring.Component):
                 "rank_layer": In(layers),
                 "rank_first": Out(unsigned(bits_for(config.max_context))),
                 "busy": Out(1),
+                "fresh": Out(range(_RUN_MAX + 1)),
+                "gaps": Out(range(_RUN_MAX + 1)),
                 "idle": Out(1),
             }
         )
@@ -171,12 +192,19 @@ class KvIndex(wiring.Component):
         word_log2 = Signal(3)  # tokens per exponent word
         m.d.comb += word_log2.eq(self.geometry.head_dim_log2 - 1)
 
-        runs = stream.Signature(_PlacedRunLayout(c)).create()
+        m.submodules.run_list = runs = ReplayList(config=c, shape=RunLayout(c))
+        m.submodules.miss_list = misses = ReplayList(config=c, shape=MissLayout(c))
+        connect(m, misses.o, flipped(self.misses))
+        hits = None
+        if c.history_words:
+            m.submodules.hit_list = hits = ReplayList(config=c, shape=range(c.max_context))
+            connect(m, hits.o, flipped(self.hits))
+
         walking, emitting = Signal(), Signal()
         self.build_chunk(m, chunk, read, bitmaps.write_port())
-        self.build_walk(m, chunk, read, walking, word_log2, runs)
-        self.build_commands(m, runs, emitting, word_log2)
-        m.d.comb += self.idle.eq(~walking & ~emitting & ~self.busy)
+        self.build_walk(m, chunk, read, walking, word_log2, runs, misses, hits)
+        self.build_commands(m, runs.o, emitting, word_log2)
+        m.d.comb += self.idle.eq(~walking & runs.empty & ~emitting & ~self.busy)
         return m
 
     def build_chunk(
@@ -243,149 +271,171 @@ class KvIndex(wiring.Component):
         read: memory.ReadPort,
         walking: Signal,
         word_log2: Signal,
-        runs: stream.Interface,
+        runs: ReplayList,
+        misses: ReplayList,
+        hits: ReplayList | None,
     ) -> None:
-        """Positions → layer and rank → runs."""
+        """Positions → layer and rank → hits, misses and runs. A walk has room, and never stalls."""
         c = self._config
         layers = range(c.max_layers)
         walk = Signal(WalkLayout(c))
         position = Signal(_rank_shape(c))
         issuing = Signal()
         ranks = [Signal(_rank_shape(c), name=f"rank_{n}") for n in layers]
-        step = Signal()  # the pipeline advances
-        m.d.comb += [self.walk.ready.eq(~walking), read.en.eq(step | ~walking)]
+        lists = [runs, misses] if hits is None else [runs, misses, hits]
+        m.d.comb += self.walk.ready.eq(~walking & Cat(replay.room for replay in lists).all())
         with m.If(walking):
             m.d.comb += read.addr.eq(position)
         with m.If(self.walk.valid & self.walk.ready):
             m.d.sync += [walk.eq(self.walk.payload), position.eq(0), walking.eq(1), issuing.eq(1)]
             m.d.sync += [rank.eq(0) for rank in ranks]
+        with m.If(issuing):
+            m.d.sync += position.eq(position + 1)
+            with m.If(position == walk.last):
+                m.d.sync += issuing.eq(0)
 
         # 1: the bitmap is read. 2: its layers up to the walk's. 3: the last of these.
-        valid1, valid2, valid3 = Signal(), Signal(), Signal()
-        last1, last2, last3 = Signal(), Signal(), Signal()
-        in_chunk1 = Signal()
-        bits1, bits2, bits3 = (Signal(c.max_layers, name=f"bits{n}") for n in (1, 2, 3))
+        valid = [delay(m, issuing, 1, name="valid1", reset=True)]
+        last = [delay(m, position == walk.last, 1, name="last1")]
+        for stage in (2, 3):
+            valid.append(delay(m, valid[-1], 1, name=f"valid{stage}", reset=True))
+            last.append(delay(m, last[-1], 1, name=f"last{stage}"))
+        position3 = delay(m, position, 3, name="position")
+        in_chunk1 = delay(m, position >= self.position, 1, name="in_chunk")
+        bits1 = Signal(c.max_layers)
+        bits2, bits3 = Signal.like(bits1), Signal.like(bits1)
         layer3 = Signal(range(c.max_layers))
-        with m.If(step):
-            m.d.sync += [
-                valid1.eq(issuing),
-                last1.eq(position == walk.last),
-                in_chunk1.eq(position >= self.position),
-                bits1.eq(_pick(m, chunk, (position - self.position)[: token_shape(c).width])),
-            ]
-            with m.If(issuing):
-                m.d.sync += position.eq(position + 1)
-                with m.If(position == walk.last):
-                    m.d.sync += issuing.eq(0)
-
-            visible = Cat(walk.layer >= n for n in layers)
-            m.d.sync += [
-                valid2.eq(valid1),
-                last2.eq(last1),
-                bits2.eq(Mux(in_chunk1, bits1, read.data) & visible),
-            ]
-
-            m.d.sync += [valid3.eq(valid2), last3.eq(last2), bits3.eq(bits2)]
-            for n in layers:
-                with m.If(bits2[n]):
-                    m.d.sync += layer3.eq(n)
-
-        # 4: the run grows, or is handed on for another to begin.
-        run = runs.payload
-        rank3 = _pick(m, ranks, layer3)
-        growing, closing = Signal(), Signal()
-        extends, breaks = Signal(), Signal()
-        m.d.comb += [
-            extends.eq(
-                growing
-                & (layer3 == run.layer)
-                & (rank3 == run.rank + run.length)
-                & ((rank3 & ((1 << word_log2) - 1)) != 0)
-            ),
-            breaks.eq(valid3 & growing & ~extends),
-            runs.valid.eq(breaks | closing),
-            step.eq(walking & ~closing & (~breaks | runs.ready)),
+        m.d.sync += [
+            bits1.eq(_pick(m, chunk, (position - self.position)[: token_shape(c).width])),
+            bits2.eq(Mux(in_chunk1, bits1, read.data) & Cat(walk.layer >= n for n in layers)),
+            bits3.eq(bits2),
         ]
-        with m.If(step & valid3):
+        for n in layers:
+            with m.If(bits2[n]):
+                m.d.sync += layer3.eq(n)
+
+        # 4: a hit, or a miss by which the run grows, or which begins another.
+        rank3 = _pick(m, ranks, layer3)
+        hit, miss = Signal(), Signal()
+        closing, ending = Signal(), Signal()
+        run, growing = Signal(RunLayout(c)), Signal()
+        slot = Signal(6)
+        extends, grows = Signal(), Signal()
+        short = Signal()  # the walk's first run is growing
+        m.d.comb += [
+            slot.eq(rank3 & ((1 << word_log2) - 1)),
+            extends.eq(
+                growing & (layer3 == run.layer) & (rank3 == run.rank + run.length) & (slot != 0)
+            ),
+            grows.eq(extends & ~(short & (run.length == _FIRST_RUN_MAX))),
+            miss.eq(valid[-1] & ~hit),
+            runs.write.eq((miss & growing & ~grows) | (closing & growing) | ending),
+            runs.item.data.eq(run),
+            misses.write.eq(miss | ending),
+            misses.item.data.position.eq(position3),
+            misses.item.data.slot.eq(slot),
+            misses.item.data.opens.eq(~extends),
+        ]
+        for replay in lists:
+            m.d.comb += [
+                replay.item.end.eq(ending),
+                replay.passes.eq(self.geometry.head_groups << 1),
+            ]
+        if hits is not None:
+            m.submodules.held = held = HeldVersions(config=c)
+            m.d.comb += [
+                held.head_groups.eq(self.geometry.head_groups),
+                held.clear.eq(self.begin),
+                held.position.eq(position),
+                held.visited.eq(valid[-1]),
+                held.version.eq(layer3),
+                held.finish.eq(ending),
+                hit.eq(held.hit),
+                hits.write.eq((valid[-1] & hit) | ending),
+                hits.item.data.eq(position3),
+            ]
+        with m.If(valid[-1]):
             m.d.sync += [rank.eq(rank + bits3[n]) for n, rank in enumerate(ranks)]
-            m.d.sync += growing.eq(1)
-            with m.If(extends):
+        with m.If(miss):
+            m.d.sync += [growing.eq(1), short.eq(~growing | (short & grows))]
+            with m.If(grows):
                 m.d.sync += run.length.eq(run.length + 1)
             with m.Else():
                 m.d.sync += [
                     run.layer.eq(layer3),
                     run.rank.eq(rank3),
                     run.length.eq(1),
-                    run.values.eq(walk.values),
-                    run.bank_offset.eq(walk.bank_offset),
+                    run.opens.eq(~extends),
+                    run.fresh.eq(layer3 == walk.layer),
                 ]
-            with m.If(last3):
-                m.d.sync += [closing.eq(1), valid1.eq(0), valid2.eq(0), valid3.eq(0)]
-        with m.If(closing & runs.ready):
-            m.d.sync += [closing.eq(0), growing.eq(0), walking.eq(0)]
+        m.d.sync += [closing.eq(valid[-1] & last[-1]), ending.eq(closing)]
+        with m.If(closing):
+            m.d.sync += growing.eq(0)
+        with m.If(ending):
+            m.d.sync += walking.eq(0)
 
     def build_commands(
         self, m: Module, runs: stream.Interface, emitting: Signal, word_log2: Signal
     ) -> None:
-        """A run → its description and reads: exponent word and K words, or V words."""
+        """Passes over the runs of a walk → reads: exponent word and K words, or V words."""
         g = self.geometry
+        # The pass at hand; the last one of a walk leaves everything as before the first.
+        values, head_group, offset = Signal(), Signal(16), Signal(ADDRESS_BITS)
         # A: the layer's bank. B: the addresses, which leave one after the other.
         full_a, full_b = Signal(), Signal()
         take_b, finished = Signal(), Signal()
-        run = Signal.like(runs.payload)
-        layer_bank = Signal(ADDRESS_BITS)
+        run, values_a = Signal(RunLayout(self._config)), Signal()
+        bank = Signal(ADDRESS_BITS)
         m.d.comb += [
             emitting.eq(full_a | full_b),
-            runs.ready.eq(~full_a | take_b),
+            runs.ready.eq(runs.payload.end | ~full_a | take_b),
             take_b.eq(full_a & (~full_b | finished)),
         ]
-        with m.If(runs.valid & runs.ready):
+        with m.If(runs.valid & runs.ready & ~runs.payload.end):
             m.d.sync += [
                 full_a.eq(1),
-                run.eq(runs.payload),
-                layer_bank.eq(g.base + runs.payload.layer * g.layer_words),
+                run.eq(runs.payload.data),
+                values_a.eq(values),
+                bank.eq(g.base + offset + runs.payload.data.layer * g.layer_words),
             ]
         with m.Elif(take_b):
             m.d.sync += full_a.eq(0)
+        with m.If(runs.valid & runs.payload.end):
+            m.d.sync += values.eq(~values)
+            with m.If(values):
+                m.d.sync += [head_group.eq(head_group + 1), offset.eq(offset + g.bank_words)]
+                with m.If(head_group + 1 == g.head_groups):
+                    m.d.sync += [head_group.eq(0), offset.eq(0)]
 
-        bank = Signal(ADDRESS_BITS)
-        values, length, slot = Signal(), Signal.like(run.length), Signal(6)
+        length, exponents_left = Signal.like(run.length), Signal()
         exponent_address, data_address = Signal(ADDRESS_BITS), Signal(ADDRESS_BITS)
-        told, exponents_read = Signal(), Signal()
-        m.d.comb += bank.eq(layer_bank + run.bank_offset)
+        sent = Signal()
+        with m.If(sent):
+            m.d.sync += exponents_left.eq(0)
         with m.If(take_b):
             m.d.sync += [
                 full_b.eq(1),
-                told.eq(0),
-                exponents_read.eq(0),
-                values.eq(run.values),
+                exponents_left.eq(~values_a & run.opens),
                 length.eq(run.length),
-                slot.eq(run.rank & ((1 << word_log2) - 1)),
-                data_address.eq(bank + run.rank + Mux(run.values, g.capacity, 0)),
+                data_address.eq(bank + run.rank + Mux(values_a, g.capacity, 0)),
                 exponent_address.eq(bank + (g.capacity << 1) + (run.rank >> word_log2)),
             ]
+            with m.If(run.fresh):
+                m.d.comb += self.fresh.eq(run.length)
+            with m.Else():
+                m.d.comb += self.gaps.eq(run.length)
         with m.Elif(finished):
             m.d.sync += full_b.eq(0)
 
-        out, described = self.commands, self.runs
-        exponents_next, sent = Signal(), Signal()
+        out = self.commands
         m.d.comb += [
-            exponents_next.eq(~values & ~exponents_read),
-            described.valid.eq(full_b & exponents_next & ~told),
-            described.payload.slot.eq(slot),
-            described.payload.length.eq(length),
-            out.valid.eq(full_b & (~exponents_next | told | described.ready)),
+            out.valid.eq(full_b),
             out.payload.kind.eq(ReadKind.KV),
-            out.payload.address.eq(Mux(exponents_next, exponent_address, data_address)),
-            out.payload.words.eq(Mux(exponents_next, 1, length)),
+            out.payload.address.eq(Mux(exponents_left, exponent_address, data_address)),
+            out.payload.words.eq(Mux(exponents_left, 1, length)),
             sent.eq(out.valid & out.ready),
-            finished.eq(sent & ~exponents_next),
+            finished.eq(sent & ~exponents_left),
         ]
-        with m.If(full_b & exponents_next):
-            with m.If(described.ready):
-                m.d.sync += told.eq(1)
-            with m.If(sent):
-                m.d.sync += exponents_read.eq(1)
 
 
 def _rank_shape(config: CoreConfig) -> Shape:

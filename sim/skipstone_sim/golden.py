@@ -122,6 +122,7 @@ class GoldenDevice(Device):
         self._memory = np.zeros((0, config.word_bytes), np.uint8)
         self._tiles: dict[tuple[int, int, int], Tiles] = {}
         self._versions = np.zeros((config.max_context, 64), np.bool_)
+        self._held = np.zeros(config.max_context, np.int64)
         self._result: RunResult | DeviceError | None = None
         self._counters = dict.fromkeys(COUNTERS, 0)
         self._errors = 0
@@ -295,6 +296,7 @@ class GoldenDevice(Device):
         rope_rows = self._words(t.a + position * t.blocks, count * t.blocks, pc)
         angles = rope_rows.reshape(count, -1)[:, : 4 * kv.head_dim].copy().view(np.float32)
         self._versions[position:] = False
+        self._held[:] = -1
         executed = np.ones(count, np.bool_)
         return _Chunk(
             position=position,
@@ -440,6 +442,7 @@ class GoldenDevice(Device):
         # The version of each token: the last layer, up to this one, that stored it; its rank there.
         layer = i.layer - np.argmax(stored[:, ::-1], axis=1)
         rank: Int = (np.cumsum(stored, axis=0) - stored)[np.arange(total), layer]
+        self._count_history(kv, layer, chunk.position + tokens, i.layer)
         pieces = [self._gather(kv, layer, rank, g, pc) for g in range(kv.head_groups)]
         k, ek, v, ev = (
             np.concatenate(p, axis=1)[:, : kv.kv_heads] for p in zip(*pieces, strict=True)
@@ -448,6 +451,18 @@ class GoldenDevice(Device):
         y = attend(query, k, ek, v, ev, visible)
         chunk.activation = self._place(chunk.count, tokens, y, self.config.group)
         return {"attention": y}
+
+    def _count_history(self, kv: KvLayout, version: Int, positions: Int, layer: int) -> None:
+        """What a KV history buffer spares: of it only the counters can be seen from outside."""
+        room = self.config.history_words // (1 << (kv.head_groups - 1).bit_length())
+        words = 2 * kv.head_groups
+        for last in positions:
+            wanted = version[: last + 1]
+            hit = self._held[: last + 1] == wanted
+            fresh = ~hit & (wanted == layer)
+            for name, which in (("hits", hit), ("fresh", fresh), ("gaps", ~hit & ~fresh)):
+                self._counters[f"history_{name}"] += words * int(which.sum())
+            self._held[: min(last + 1, room)] = wanted[:room]
 
     def _gather(self, kv: KvLayout, layer: Int, rank: Int, head_group: int, pc: int) -> list[Int]:
         """K, K exponents, V, V exponents of one head group: (t, heads, hd) and (t, heads)."""

@@ -27,6 +27,9 @@ ARCHITECTURAL_COUNTERS = (
     "attention_skipped",
     "mlp_executed",
     "mlp_skipped",
+    "history_hits",
+    "history_gaps",
+    "history_fresh",
 )
 """Counters that every device counts alike."""
 

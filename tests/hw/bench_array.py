@@ -10,7 +10,7 @@ import numpy as np
 from cocotb.triggers import RisingEdge
 from numpy.typing import NDArray
 
-from skipstone_hw.array import PRODUCT_BITS, Array, ArrayMode, column_sum_shape
+from skipstone_hw.array import PRODUCT_BITS, Array, ArrayMode, column_sum_shape, upper_lane
 from skipstone_sim.bench_tools import begin, bench_config
 
 CONFIG = bench_config()
@@ -46,9 +46,9 @@ class Inputs:
 
         self.mode = mode
         self.head_dim_log2 = int(rng.choice([5, 6, 7]))
-        self.word = rng.integers(0, 256, CONFIG.word_bytes)
+        self.words = rng.integers(0, 256, (2, CONFIG.word_bytes))
         if edge:
-            self.word = rng.choice([0x80, 0x88, 0x7F, 0xFF], CONFIG.word_bytes)
+            self.words = rng.choice([0x80, 0x88, 0x7F, 0xFF], (2, CONFIG.word_bytes))
         self.rows = operands(CONFIG.rows)
         self.bytes = operands(CONFIG.word_bytes)
         self.heads = operands(HEADS)
@@ -57,11 +57,17 @@ class Inputs:
     def apply(self, dut: Any) -> None:
         dut.mode.value = self.mode.value
         dut.head_dim_log2.value = self.head_dim_log2
-        dut.word.value = pack_lanes(self.word, 8)
+        dut.word.value = pack_lanes(self.words[0], 8)
+        dut.upper_word.value = pack_lanes(self.words[1], 8)
         dut.rows.value = pack_lanes(self.rows, 12)
         dut.bytes.value = pack_lanes(self.bytes, 12)
         dut.heads.value = pack_lanes(self.heads, 12)
         dut.lane_enable.value = self.lanes
+
+    @property
+    def word(self) -> Int:
+        """(lanes, bytes): what each lane meets."""
+        return self.words[(np.arange(LANES) >= upper_lane(CONFIG)).astype(int)]
 
     def products(self) -> Int | None:
         """(lanes, bytes), if the mode has them."""
@@ -77,8 +83,8 @@ class Inputs:
         """(lanes, columns), if the mode has them."""
         if self.mode is ArrayMode.LINEAR:
             nibbles = np.stack([self.word & 0xF, self.word >> 4], axis=-1)
-            weights = ((nibbles ^ 8) - 8).reshape(CONFIG.columns, CONFIG.rows)
-            return self.rows @ weights.T
+            weights = ((nibbles ^ 8) - 8).reshape(LANES, CONFIG.columns, CONFIG.rows)
+            return np.einsum("lr,lcr->lc", self.rows, weights)
         products = self.products()
         if self.mode is ArrayMode.SCORE and products is not None:
             return products.reshape(LANES, CONFIG.columns, -1).sum(axis=2)

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from skipstone.spec import fp32
 from skipstone.spec.layout import KvLayout
 from skipstone_hw.attention import AttendCommand
-from skipstone_hw.kv_index import KvGeometry, RunLayout, WalkLayout
+from skipstone_hw.kv_index import KvGeometry, MissLayout, WalkLayout
 from skipstone_hw.layouts import MantissaPairLayout, PairKind, PairLayout
+from skipstone_hw.replay import ItemLayout
 from skipstone_sim.arithmetic import Vectors, attend
 from skipstone_sim.bench_tools import (
     StreamDriver,
@@ -119,16 +120,16 @@ class Problem:
         return int.from_bytes(used + rng.randbytes(CONFIG.word_bytes - len(used)), "little")
 
     def exponent_word(
-        self, first: int, slot: int, length: int, head_group: int, rng: random.Random
+        self, positions: list[int], slot: int, head_group: int, rng: random.Random
     ) -> int:
-        """The word in which the exponents of `length` tokens stand from entry `slot` on."""
+        """The word in which the exponents of some tokens stand from entry `slot` on."""
         per = self.layout.heads_per_word
         word = bytearray(rng.randbytes(CONFIG.word_bytes))
         heads = slice(head_group * per, (head_group + 1) * per)
-        for n in range(length):
+        for n, position in enumerate(positions):
             at = (slot + n) * 2 * per
             for offset, exponents in ((0, self.key_exponent), (per, self.value_exponent)):
-                part = exponents[first + n, heads].astype(np.int8).tobytes()
+                part = exponents[position, heads].astype(np.int8).tobytes()
                 word[at + offset : at + offset + len(part)] = part
         return int.from_bytes(word, "little")
 
@@ -142,15 +143,25 @@ class TestBench:
 
         self.dut, self.rng = dut, random.Random(8)
         self.longest_runs = False
+        self.hit_rate = 0.0
+        self.most_held = CONFIG.history_words
+        self.held: set[int] = set()
+        self.hits_seen = 0
         self.queries = StreamDriver(dut, "queries", shape=MantissaPairLayout(CONFIG))
         self.command = StreamDriver(dut, "command", shape=AttendCommand(CONFIG), stall=stalls(1))
         self.walks = StreamMonitor(dut, "walk", shape=WalkLayout(CONFIG), stall=stalls(2))
-        self.runs = StreamDriver(dut, "runs", shape=RunLayout(), stall=stalls(3))
+        self.misses = StreamDriver(
+            dut, "misses", shape=ItemLayout(MissLayout(CONFIG)), stall=stalls(3)
+        )
+        self.hits = StreamDriver(
+            dut, "hits", shape=ItemLayout(range(CONFIG.max_context)), stall=stalls(6)
+        )
         self.words = StreamDriver(dut, "words", stall=stalls(4))
         self.outputs = StreamMonitor(dut, "o", shape=PairLayout(CONFIG), stall=stalls(5))
 
     async def load(self, p: Problem, tokens: list[int]) -> None:
-        """Geometry, and the queries of some tokens."""
+        """Geometry, and the queries of some tokens; nothing is held of K and V."""
+        self.held.clear()
         layout, dut = p.layout, self.dut
         log2 = layout.head_dim.bit_length() - 1
         dut.head_dim_log2.value = log2
@@ -173,22 +184,35 @@ class TestBench:
         await cycle(dut, 4)
         assert dut.queries_idle.value == 1
 
-    def answer(self, p: Problem, last: int, head_group: int, values: bool) -> None:
-        """Queue the words of a walk."""
-        if values:
-            self.words.queue(p.word(p.values, n, head_group, self.rng) for n in range(last + 1))
-            return
-        first = 0
-        while first <= last:
-            per_word = p.layout.tokens_per_exponent_word
-            slot = 0 if self.longest_runs else self.rng.randrange(per_word)
-            length = min(per_word - slot, last + 1 - first)
+    def answer(self, p: Problem, last: int) -> None:
+        """Queue what KvIndex and memory answer to a walk; some of what is held becomes a hit."""
+        rng, per_word = self.rng, p.layout.tokens_per_exponent_word
+        hits = [n for n in range(last + 1) if n in self.held and rng.random() < self.hit_rate]
+        missed = [n for n in range(last + 1) if n not in hits]
+        runs: list[tuple[int, list[int]]] = []  # slot of the first, positions
+        while missed:
+            slot = 0 if self.longest_runs else rng.randrange(per_word)
+            length = min(per_word - slot, len(missed))
             if not self.longest_runs:
-                length = self.rng.randint(1, length)
-            self.runs.queue([{"slot": slot, "length": length}])
-            self.words.queue([p.exponent_word(first, slot, length, head_group, self.rng)])
-            self.words.queue(p.word(p.keys, first + n, head_group, self.rng) for n in range(length))
-            first += length
+                length = rng.randint(1, length)
+            runs.append((slot, missed[:length]))
+            missed = missed[length:]
+        span = 1 << (p.layout.head_groups - 1).bit_length()
+        self.held |= {n for n in range(last + 1) if n < self.most_held // span}
+        self.hits_seen += len(hits)
+        end = {"data": 0, "end": 1}
+        for head_group in range(p.layout.head_groups):
+            for rows in (p.keys, p.values):
+                for slot, positions in runs:
+                    if rows is p.keys:
+                        self.words.queue([p.exponent_word(positions, slot, head_group, rng)])
+                    for n, position in enumerate(positions):
+                        item = {"position": position, "slot": slot + n, "opens": n == 0}
+                        self.misses.queue([{"data": item, "end": 0}])
+                        self.words.queue([p.word(rows, position, head_group, rng)])
+                self.misses.queue([{"data": {}, "end": 1}])
+                if CONFIG.history_words:
+                    self.hits.queue([{"data": n, "end": 0} for n in hits] + [end])
 
     async def check(self, p: Problem, tokens: list[int]) -> int:
         """Attention of some tokens; returns the cycles it took."""
@@ -198,18 +222,9 @@ class TestBench:
         self.command.queue([{"layer": layer, "select": sum(1 << t for t in tokens)}])
         expected = p.expected(tokens)
         for token in tokens:
-            for head_group in range(p.layout.head_groups):
-                for values in (False, True):
-                    last = p.position + token
-                    assert await self.walks.take(1) == [
-                        {
-                            "layer": layer,
-                            "last": last,
-                            "bank_offset": head_group * p.layout.bank_words,
-                            "values": values,
-                        }
-                    ]
-                    self.answer(p, last, head_group, values)
+            last = p.position + token
+            assert await self.walks.take(1) == [{"layer": layer, "last": last}]
+            self.answer(p, last)
         pairs = expected.shape[1] // 2
         for row, token in zip(expected, tokens, strict=True):
             for index, o in enumerate(await self.outputs.take(pairs)):
@@ -228,11 +243,13 @@ async def exercise(dut: Any, stall: float, *, rounds: int) -> None:
     await begin(dut)
     bench = TestBench(dut, stall=stall)
     for shape in shapes():
-        for _ in range(rounds):
+        for n in range(rounds):
+            bench.hit_rate = (0.5, 1.0, 0.1)[n % 3]
             p = Problem(rng, shape, position=int(rng.integers(0, 33)))
-            count = int(rng.integers(1, 4))
+            count = int(rng.integers(2, 5))
             tokens = sorted(rng.choice(p.count, size=count, replace=False).tolist())
             await bench.check(p, tokens)
+    assert bool(bench.hits_seen) == bool(CONFIG.history_words)
     await bench.outputs.expect_silence()
     await bench.walks.expect_silence(0)
 
@@ -272,4 +289,24 @@ async def longest_context(dut):
         spent[position + 1] = await bench.check(p, [0])
     longer = CONFIG.max_context - 1
     exponents = CONFIG.max_context // p.layout.tokens_per_exponent_word - 1
-    assert spent[CONFIG.max_context] - spent[1] == 3 * longer + exponents
+    passes_over_values = 1 if CONFIG.lanes > 1 else 2
+    assert spent[CONFIG.max_context] - spent[1] == (1 + passes_over_values) * longer + exponents
+
+
+@cocotb.test(skip=not CONFIG.history_words)
+async def beside_the_memory(dut):
+    """Hits take no cycles while the memory's words come, if there are lanes for them."""
+    rng = np.random.default_rng(6)
+    await begin(dut)
+    bench = TestBench(dut, stall=0.0)
+    bench.longest_runs = True
+    bench.most_held = 32
+    p = Problem(rng, (32, 1, 1), position=99)
+    spent = {}
+    for rate in (0.0, 1.0):
+        bench.hit_rate = rate
+        spent[rate] = await bench.check(p, [0, 1])
+    exponent_words = 101 // 16 - 69 // 16
+    hits_for_nothing = {1: 0, 2: 1, 4: 2}[CONFIG.lanes]  # K; K and V
+    saved = exponent_words + 32 * hits_for_nothing
+    assert abs(spent[0.0] - spent[1.0] - saved) <= 2

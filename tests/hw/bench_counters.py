@@ -12,7 +12,11 @@ from skipstone_sim.bench_tools import begin, bench_config, cycle, pack, unpack
 CONFIG = bench_config()
 INCREMENTS = IncrementLayout(CONFIG)
 NOTHING = dict.fromkeys(COUNTERS, 0)
-PER_TOKEN = {"attention_executed", "attention_skipped", "mlp_executed", "mlp_skipped"}
+MOST = dict.fromkeys(COUNTERS, 1)
+MOST |= dict.fromkeys(
+    ("attention_executed", "attention_skipped", "mlp_executed", "mlp_skipped"), CONFIG.max_chunk
+)
+MOST |= dict.fromkeys(("history_gaps", "history_fresh"), 64)
 
 
 def values(dut) -> dict[str, int]:
@@ -28,10 +32,7 @@ async def random_events(dut):
         for n in range(200):
             clear = n == 0 and run > 0
             gains = {
-                name: rng.choice((0, 1, CONFIG.max_chunk, rng.randrange(CONFIG.max_chunk + 1)))
-                if name in PER_TOKEN
-                else rng.getrandbits(1)
-                for name in COUNTERS
+                name: rng.choice((0, 1, most, rng.randint(0, most))) for name, most in MOST.items()
             }
             dut.increments.value = pack(INCREMENTS, gains)
             dut.clear.value = int(clear)

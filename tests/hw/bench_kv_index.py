@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from typing import Any
 
 import cocotb
 
 from skipstone.spec.layout import KvLayout
-from skipstone_hw.kv_index import KvGeometry, RunLayout, WalkLayout
+from skipstone_hw.kv_index import KvGeometry, MissLayout, WalkLayout
 from skipstone_hw.layouts import ReadCommandLayout, ReadKind
+from skipstone_hw.replay import ItemLayout
 from skipstone_sim.bench_tools import (
     StreamDriver,
     StreamMonitor,
@@ -24,17 +26,24 @@ from skipstone_sim.bench_tools import (
 CONFIG = bench_config()
 LAYERS = CONFIG.max_layers
 CHUNK = CONFIG.max_chunk
+MISSES, HITS = ItemLayout(MissLayout(CONFIG)), ItemLayout(range(CONFIG.max_context))
 
-Command = dict[str, Any]
-Run = dict[str, int]
+FIRST_RUN_MAX = 4
+
+Item = dict[str, Any]
+Run = tuple[int, int, int, bool]
+"""Layer, first rank and length of what one read serves; whether it needs an exponent word."""
 
 
 class Model:
-    """Which layers each position stored in, and what a walk must read."""
+    """Which layers each position stored in, what the history holds, and what a walk must read."""
 
     def __init__(self, layout: KvLayout):
         self.layout = layout
         self.stored: list[set[int]] = []
+        span = 1 << (layout.head_groups - 1).bit_length()
+        self.kept = CONFIG.history_words // span  # positions that the history has room for
+        self.held: dict[int, int] = {}
 
     def rank(self, position: int, layer: int) -> int:
         """How many positions before this one stored in `layer`."""
@@ -51,40 +60,49 @@ class Model:
                 counts[n] += 1
         return found
 
-    def runs(self, layer: int, last: int) -> list[tuple[int, int, int]]:
-        """(layer, first rank, length) of neighbours that one read serves."""
-        merged: list[tuple[int, int, int]] = []
-        for version, rank in self.places(layer, last):
-            if merged:
-                run_layer, first, length = merged[-1]
-                same_word = rank % self.layout.tokens_per_exponent_word != 0
-                if version == run_layer and rank == first + length and same_word:
-                    merged[-1] = (run_layer, first, length + 1)
-                    continue
-            merged.append((version, rank, 1))
-        return merged
+    def walk(self, layer: int, last: int) -> tuple[list[Run], list[Item], list[Item]]:
+        """Runs; misses; hits; and keeps them."""
+        runs: list[Run] = []
+        misses, hits = [], []
+        per_word = self.layout.tokens_per_exponent_word
+        for position, (version, rank) in enumerate(self.places(layer, last)):
+            if self.held.get(position) == version:
+                hits.append({"data": position, "end": 0})
+                continue
+            if position < self.kept:
+                self.held[position] = version
+            opens = True
+            if runs:
+                run_layer, first, length, run_opens = runs[-1]
+                opens = version != run_layer or rank != first + length or rank % per_word == 0
+            if opens or (len(runs) == 1 and length == FIRST_RUN_MAX):
+                runs.append((version, rank, 1, opens))
+            else:
+                runs[-1] = (run_layer, first, length + 1, run_opens)
+            item = {"position": position, "slot": rank % per_word, "opens": opens}
+            misses.append({"data": item, "end": 0})
+        return runs, misses, hits
 
-    def expected(
-        self, layer: int, last: int, head_group: int, values: bool
-    ) -> tuple[list[Command], list[Run]]:
-        """Commands and run descriptions of a walk."""
-        commands, described = [], []
+    def commands(self, runs: list[Run]) -> list[Item]:
+        """The reads of all passes."""
+        found = []
         per_word, capacity = self.layout.tokens_per_exponent_word, self.layout.capacity
-        for version, rank, length in self.runs(layer, last):
-            bank = self.layout.bank(version, head_group)
-            reads = [(bank + capacity * values + rank, length)]
-            if not values:
-                reads.insert(0, (bank + 2 * capacity + rank // per_word, 1))
-                described.append({"slot": rank % per_word, "length": length})
-            commands += [
-                {"address": address, "words": words, "kind": ReadKind.KV}
-                for address, words in reads
-            ]
-        return commands, described
+        for head_group in range(self.layout.head_groups):
+            for values in (0, 1):
+                for version, rank, length, opens in runs:
+                    bank = self.layout.bank(version, head_group)
+                    reads = [(bank + capacity * values + rank, length)]
+                    if opens and not values:
+                        reads.insert(0, (bank + 2 * capacity + rank // per_word, 1))
+                    found += [
+                        {"address": address, "words": words, "kind": ReadKind.KV}
+                        for address, words in reads
+                    ]
+        return found
 
 
 class TestBench:
-    """The unit, its three streams and the model beside it."""
+    """The unit, its streams and the model beside it."""
 
     def __init__(self, dut: Any, *, stall: float):
         def stalls(seed: int) -> Any:
@@ -93,9 +111,21 @@ class TestBench:
         self.dut, self.rng = dut, random.Random(5)
         self.walks = StreamDriver(dut, "walk", shape=WalkLayout(CONFIG), stall=stalls(1))
         self.commands = StreamMonitor(dut, "commands", shape=ReadCommandLayout(), stall=stalls(2))
-        self.runs = StreamMonitor(dut, "runs", shape=RunLayout(), stall=stalls(3))
+        self.items = [
+            StreamMonitor(dut, "misses", shape=MISSES, stall=stalls(3)),
+            StreamMonitor(dut, "hits", shape=HITS, stall=stalls(4)),
+        ]
+        self.counted, self.before = Counter[str](), Counter[str]()
+        cocotb.start_soon(self.count())
         self.position = 0
         self.model: Model
+
+    async def count(self) -> None:
+        """What the unit says it asked for."""
+        while True:
+            await cycle(self.dut)
+            for name in ("fresh", "gaps"):
+                self.counted[name] += int(getattr(self.dut, name).value)
 
     def use(self, *, head_dim: int, heads: int) -> None:
         """Another model, which has stored nothing yet."""
@@ -138,6 +168,7 @@ class TestBench:
         self.dut.position.value = position
         self.dut.count.value = count
         self.model.stored[position:] = [set() for _ in range(count)]
+        self.model.held.clear()
         await self.pulse("begin")
 
     async def commit(self, layer: int, tokens: list[int]) -> None:
@@ -152,44 +183,32 @@ class TestBench:
         for n in tokens:
             self.model.stored[self.position + n].add(layer)
 
-    async def walk(self, requests: list[tuple[int, int]], *, values: bool | None = None) -> None:
-        """Walks of (layer, last position), compared read for read."""
-        layout = self.model.layout
-        commands: list[Command] = []
-        described: list[Run] = []
+    async def walk(self, requests: list[tuple[int, int]]) -> None:
+        """Walks of (layer, last position), compared item for item."""
+        model, end = self.model, {"end": 1}
+        commands: list[Item] = []
+        items: tuple[list[Item], list[Item]] = [], []
+        passes = 2 * model.layout.head_groups
+        counted = Counter[str]()
         for layer, last in requests:
-            group = self.rng.randrange(layout.head_groups)
-            wants_values = self.rng.random() < 0.5 if values is None else values
-            self.walks.queue(
-                [
-                    {
-                        "layer": layer,
-                        "last": last,
-                        "bank_offset": group * layout.bank_words,
-                        "values": wants_values,
-                    }
-                ]
-            )
-            more = self.model.expected(layer, last, group, wants_values)
-            commands += more[0]
-            described += more[1]
-        begun = len(self.commands.times), len(self.runs.times)
+            self.walks.queue([{"layer": layer, "last": last}])
+            runs, *found = model.walk(layer, last)
+            commands += model.commands(runs)
+            for version, _, length, _ in runs:
+                counted["fresh" if version == layer else "gaps"] += length * passes
+            for wanted, more in zip(items, found, strict=True):
+                wanted += [*more, end] * passes
         assert await self.commands.take(len(commands)) == commands
-        assert await self.runs.take(len(described)) == described
-        # No exponent word is asked for before its run is described.
-        asked = [
-            time
-            for time, command in zip(self.commands.times[begun[0] :], commands, strict=True)
-            if self.is_exponent(command)
-        ]
-        told = self.runs.times[begun[1] :]
-        assert all(a >= b for a, b in zip(asked, told, strict=True))
-        await cycle(self.dut, 2)
+        for monitor, wanted in zip(self.items, items, strict=True):
+            if not CONFIG.history_words and monitor is self.items[1]:
+                continue
+            for item, expected in zip(await monitor.take(len(wanted)), wanted, strict=True):
+                assert item["end"] == expected["end"]
+                assert item["end"] or item == expected
+        await cycle(self.dut, passes + 2)
         assert self.dut.idle.value == 1
-
-    def is_exponent(self, command: Command) -> bool:
-        layout = self.model.layout
-        return (command["address"] - layout.base) % layout.bank_words >= 2 * layout.capacity
+        assert self.counted - self.before == counted
+        self.before = self.counted.copy()
 
     async def chunk(self, position: int, count: int, style: str) -> None:
         """A whole chunk: each layer stores, then attends; the end writes the bitmaps away."""
@@ -200,7 +219,7 @@ class TestBench:
                 continue
             await self.commit(layer, tokens)
             if layer == LAYERS - 1 or self.rng.random() < 0.4:
-                chosen = self.rng.choices(tokens, k=self.rng.randint(1, 3))
+                chosen = sorted(self.rng.choices(tokens, k=self.rng.randint(1, 3)))
                 await self.walk([(layer, position + n) for n in chosen])
         await self.pulse("end")
         if self.rng.random() < 0.5:  # from the memory alone
@@ -237,7 +256,8 @@ async def exercise(dut: Any, stall: float, *, chunks: int) -> None:
             if n % 5 == 2:  # the host goes back
                 position = bench.rng.randrange(position)
     await bench.commands.expect_silence()
-    await bench.runs.expect_silence(0)
+    for monitor in bench.items:
+        await monitor.expect_silence(0)
 
 
 @cocotb.test()
@@ -252,7 +272,7 @@ async def both_sides_stalled(dut):
 
 @cocotb.test()
 async def dense(dut):
-    """Without skipping, a walk is one read per exponent word, and takes a cycle per position."""
+    """Without skipping, a pass is one read per exponent word, and takes a cycle per position."""
     await begin(dut)
     bench = TestBench(dut, stall=0.0)
     bench.use(head_dim=64, heads=2)
@@ -263,11 +283,27 @@ async def dense(dut):
             await bench.commit(layer, list(range(CHUNK)))
         await bench.pulse("end")
     words = tokens // bench.model.layout.tokens_per_exponent_word
-    assert len(bench.model.runs(LAYERS - 1, tokens - 1)) == words
-    for values in (False, True):
-        before = cycles()
-        await bench.walk([(LAYERS - 1, tokens - 1)] * 4, values=values)
-        assert cycles() - before <= 4 * (tokens + 8) + 10
+    walks = [(layer, tokens - 1) for layer in range(LAYERS)]
+    assert len(bench.model.walk(*walks[0])[0]) == words + 1  # the first is cut
+    bench.model.held.clear()
+    before = cycles()
+    await bench.walk(walks)
+    passes = LAYERS * 2 * bench.model.layout.head_groups
+    assert cycles() - before <= passes * (tokens + 2) + LAYERS * 16
+
+
+@cocotb.test()
+async def any_order_of_layers(dut):
+    """What a hit is does not depend on layers rising from walk to walk."""
+    await begin(dut)
+    bench = TestBench(dut, stall=0.0)
+    bench.use(head_dim=32, heads=1)
+    await bench.begin_chunk(0, CHUNK)
+    for layer in range(LAYERS):
+        tokens = [n for n in range(CHUNK) if layer == 0 or bench.rng.random() < 0.4]
+        await bench.commit(layer, tokens)
+    for _ in range(30):
+        await bench.walk([(bench.rng.randrange(LAYERS), bench.rng.randrange(CHUNK))])
 
 
 @cocotb.test()

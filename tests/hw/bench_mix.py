@@ -17,6 +17,10 @@ PORTS = Mix(config=CONFIG).signature.members
 SHAPE = (CONFIG.lanes, CONFIG.word_bytes)
 
 
+def bits(lanes: Any) -> int:
+    return int(np.packbits(lanes, bitorder="little")[0])
+
+
 async def exercise(dut: Any, stall: float, *, rounds: int) -> None:
     rng = np.random.default_rng(3)
     gap = random_stall(stall, seed=5)
@@ -28,18 +32,18 @@ async def exercise(dut: Any, stall: float, *, rounds: int) -> None:
             await cycle(dut)
             dut.clear.value = 0
             totals[:] = 0
-        lanes = rng.random(CONFIG.lanes) < 0.7
-        dut.lane_enable.value = int(np.packbits(lanes, bitorder="little")[0])
         limit = (2047 * 127, 50)[n % 2]
         left = int(rng.integers(1, 40))
         arriving: list[Any] = [None] * Array.PRODUCT_CYCLES
         while left or any(a is not None for a in arriving):
             valid = left > 0 and not (stall and gap())
-            upper = bool(rng.random() < 0.5)
-            dut.valid.value, dut.upper.value = valid, upper
+            lanes = (rng.random(CONFIG.lanes) < 0.7) & valid
+            upper = rng.random(CONFIG.lanes) < 0.5
+            dut.valid.value, dut.upper.value = bits(lanes), bits(upper)
             arriving.append(rng.integers(-limit, limit + 1, SHAPE) if valid else None)
             if valid:
-                totals += np.where(lanes[:, None], arriving[-1] << HALF_BITS * upper, 0)
+                shifted = arriving[-1] << (HALF_BITS * upper)[:, None]
+                totals += np.where(lanes[:, None], shifted, 0)
                 left -= 1
             products = arriving.pop(0)
             if products is None:
@@ -50,11 +54,14 @@ async def exercise(dut: Any, stall: float, *, rounds: int) -> None:
         await cycle(dut)
         assert dut.busy.value == 0
         for lane in range(CONFIG.lanes):
+            lanes = rng.random(CONFIG.lanes) < 0.5
+            lanes[lane] = True
+            wanted = totals[lanes].sum(0)
             for pair in range(CONFIG.word_bytes // 2):
-                dut.lane.value, dut.pair.value = lane, pair
+                dut.lanes.value, dut.pair.value = bits(lanes), pair
                 await cycle(dut)
                 pair_sums = unpack(PORTS["accumulator"].shape, int(dut.accumulator.value))
-                assert pair_sums == totals[lane, 2 * pair : 2 * pair + 2].tolist()
+                assert pair_sums == wanted[2 * pair : 2 * pair + 2].tolist()
 
 
 @cocotb.test()
@@ -71,7 +78,7 @@ async def with_gaps(dut):
 async def busy(dut):
     """High from `valid` until the products are added, PIPELINE_CYCLES later."""
     await begin(dut)
-    dut.lane_enable.value = 1
+    dut.lanes.value = 1
     dut.products.value = pack(PORTS["products"].shape, np.ones(SHAPE, int).tolist())
     dut.valid.value = 1
     await cycle(dut)

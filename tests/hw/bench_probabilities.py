@@ -16,6 +16,7 @@ from skipstone_sim.bench_tools import (
     StreamMonitor,
     begin,
     bench_config,
+    bench_parameters,
     cycle,
     cycles,
     pack,
@@ -25,8 +26,8 @@ from skipstone_sim.bench_tools import (
 
 CONFIG = bench_config()
 HEADS = range(heads_per_word(CONFIG))
-LANES = range(CONFIG.lanes)
-PORTS = Probabilities(config=CONFIG).signature.members
+LANES = range(bench_parameters()["lanes"])
+PORTS = Probabilities(config=CONFIG, lanes=len(LANES)).signature.members
 SPREADS = (0, 1 << 16, 1 << 18, 1 << 21, 1 << 22, SCORE_MAX)
 """How far scores lie apart: equal, a factor of two, of 16, of 2^32 and beyond."""
 
@@ -51,7 +52,8 @@ class TestBench:
             shape=PORTS["o"].signature.members["payload"].shape,
             stall=random_stall(stall, seed=1) if stall else None,
         )
-        self.entries: list[Entry] = []
+        self.entries: dict[int, Entry] = {}
+        self.sources: list[int] = []
         cocotb.start_soon(self._memory())
 
     async def _memory(self) -> None:
@@ -59,8 +61,10 @@ class TestBench:
         while True:
             await RisingEdge(dut.clk)
             at = int(dut.address.value)
-            if dut.read_enable.value and at < len(self.entries):
-                dut.entry.value = pack(ScoreEntryLayout(CONFIG), self.entries[at])
+            if dut.o__valid.value and dut.o__ready.value:
+                self.sources.append(int(dut.source.value))
+            if dut.read_enable.value and at in self.entries:
+                dut.entry.value = pack(ScoreEntryLayout(CONFIG, len(LANES)), self.entries[at])
 
     def random_entries(self, count: int) -> list[Entry]:
         rng = self.rng
@@ -79,15 +83,21 @@ class TestBench:
             for _ in range(count)
         ]
 
-    async def check(self, count: int) -> None:
-        """All tokens of a head group."""
+    async def check(self, count: int, kept: int = 0) -> None:
+        """All tokens of a head group, of which `kept` are the history's."""
         dut = self.dut
-        self.entries = entries = self.random_entries(count)
-        maximum = [[max(e["score"][n][h] for e in entries) for h in HEADS] for n in LANES]
-        reference = [max(e["value_exponent"][h] for e in entries) for h in HEADS]
+        entries = self.random_entries(count)
+        addresses = [CONFIG.max_context - 1 - n for n in range(kept)] + list(range(count - kept))
+        self.entries = dict(zip(addresses, entries, strict=True))
+        self.sources.clear()
+        maximum = [
+            [max((e["score"][n][h] for e in entries), default=0) for h in HEADS] for n in LANES
+        ]
+        reference = [max((e["value_exponent"][h] for e in entries), default=0) for h in HEADS]
         dut.maximum.value = pack(PORTS["maximum"].shape, maximum)
         dut.reference.value = pack(PORTS["reference"].shape, reference)
-        dut.last.value, dut.start.value = count - 1, 1
+        dut.count.value = pack(PORTS["count"].shape, [count - kept, kept])
+        dut.start.value = 1
         await cycle(dut)
         started = cycles()
         dut.start.value = 0
@@ -99,17 +109,20 @@ class TestBench:
                     assert o[lane][h] == p >> reference[h] - entry["value_exponent"][h]
                     total[lane][h] += p
         assert unpack(PORTS["total"].shape, int(dut.total.value)) == total
-        if self.full_rate:
+        if self.full_rate and count:
             first = started + Probabilities.PIPELINE_CYCLES + 1
             assert self.outputs.times[-count:] == list(range(first, first + count))
         await self.outputs.expect_silence(3)
+        assert self.sources == [1] * kept + [0] * (count - kept)
 
 
 async def exercise(dut: Any, stall: float, *, rounds: int) -> None:
     await begin(dut)
     bench = TestBench(dut, stall=stall)
     for n in range(rounds):
-        await bench.check((1, 2, 30, 5)[n % 4])
+        count = (1, 2, 30, 5)[n % 4]
+        await bench.check(count, (0, count, bench.rng.randint(0, count))[n % 3])
+    await bench.check(0)
     await bench.outputs.expect_silence()
 
 

@@ -11,12 +11,20 @@ from skipstone.spec.formats import SCORE_FRACTION_BITS, SCORE_MAX
 from skipstone_hw.array import Array
 from skipstone_hw.attention import Scores
 from skipstone_hw.attention.scores import head_dim_log2_limit, heads_per_word
-from skipstone_sim.bench_tools import begin, bench_config, cycle, pack, random_stall, unpack
+from skipstone_sim.bench_tools import (
+    begin,
+    bench_config,
+    bench_parameters,
+    cycle,
+    pack,
+    random_stall,
+    unpack,
+)
 
 CONFIG = bench_config()
 HEADS = heads_per_word(CONFIG)
-LANES = range(CONFIG.lanes)
-PORTS = Scores(config=CONFIG).signature.members
+LANES = range(bench_parameters()["lanes"])
+PORTS = Scores(config=CONFIG, lanes=len(LANES)).signature.members
 SUM_LIMIT = 2047 * 127 * CONFIG.rows // 2
 
 Grid = list[list[int]]
@@ -41,7 +49,7 @@ def random_sums(rng: random.Random) -> Grid:
 
 
 async def round_of_tokens(dut: Any, rng: random.Random, head_dim_log2: int, stall: float) -> None:
-    """Clear, some tokens, then everything that was remembered."""
+    """Clear, some tokens of either stream, then everything that was remembered."""
     heads = CONFIG.word_bytes >> head_dim_log2
     per_head = CONFIG.columns // heads
     centre, spread = rng.choice(((-15, 3), (-15, 8), (0, 128), (-60, 30), (20, 30)))
@@ -61,9 +69,13 @@ async def round_of_tokens(dut: Any, rng: random.Random, head_dim_log2: int, stal
     scores: list[Grid] = []
     value_exponents: list[list[int]] = []
     sent: list[bool] = []
+    addresses: list[int] = []
+    counts = [0, 0]
+    kept = rng.choice((0.0, 0.5, 1.0))
     while len(scores) < tokens or any(sent[-Scores.PIPELINE_CYCLES :]):
         valid = len(scores) < tokens and not (stall and gap())
-        dut.valid.value = valid
+        source = int(rng.random() < kept)
+        dut.valid.value, dut.source.value = valid, source
         sent.append(valid)
         key, value = ([exponent() for _ in range(HEADS)] for _ in range(2))
         put(dut, "key_exponent", key)
@@ -83,12 +95,16 @@ async def round_of_tokens(dut: Any, rng: random.Random, head_dim_log2: int, stal
                 ]
             )
             value_exponents.append(value[:heads])
+            addresses.append((counts[0], CONFIG.max_context - 1 - counts[1])[source])
+            counts[source] += 1
         arriving.append(sums if valid else random_sums(rng))
         put(dut, "sums", arriving.pop(0) or random_sums(rng))
         await cycle(dut)
-        assert dut.count.value == sum(sent[: max(0, len(sent) - Scores.PIPELINE_CYCLES)])
+        under_way = sum(sent[-Scores.PIPELINE_CYCLES :])
+        assert sum(get(dut, "count")) == sum(sent) - under_way
+        assert dut.busy.value == (under_way > 0)
     await cycle(dut)
-    assert dut.count.value == tokens
+    assert get(dut, "count") == counts
 
     maximum, reference = get(dut, "maximum"), get(dut, "reference")
     for h in range(heads):
@@ -96,7 +112,7 @@ async def round_of_tokens(dut: Any, rng: random.Random, head_dim_log2: int, stal
         for lane in LANES:
             assert maximum[lane][h] == max(score[lane][h] for score in scores)
     for at in rng.sample(range(tokens), tokens):
-        dut.address.value, dut.read_enable.value = at, 1
+        dut.address.value, dut.read_enable.value = addresses[at], 1
         await cycle(dut)
         dut.read_enable.value = 0
         dut.address.value = rng.randrange(CONFIG.max_context)

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from skipstone_hw.layouts import MantissaPairLayout
 from skipstone_sim.bench import run_bench
 
 BENCH = Path(__file__).with_name("bench_attention.py")
-SHARED = ("command", "geometry", "query_heads", "position", "walk", "runs", "words", "o")
-STATUS = ("reading", "stall_words", "idle")
+STREAMS = ("command", "walk", "misses", "hits", "words", "o")
+SHARED = ("geometry", "query_heads", "position")
+STATUS = ("hit", "reading", "stall_words", "idle")
 """Ports of Attend that the bench sees."""
 
 
@@ -30,7 +32,7 @@ class AttentionUnderTest(wiring.Component):
                 "queries": In(stream.Signature(MantissaPairLayout(config))),
                 "queries_idle": Out(1),
                 "head_dim_log2": In(3),
-                **{name: members[name] for name in (*SHARED, *STATUS)},
+                **{name: members[name] for name in (*STREAMS, *SHARED, *STATUS)},
             }
         )
 
@@ -40,7 +42,7 @@ class AttentionUnderTest(wiring.Component):
         m.submodules.array = array = Array(config=self._config)
         m.submodules.activations = activations = Activations(config=self._config)
         connect(m, flipped(self.queries), activations.i)
-        for name in ("command", "walk", "runs", "words", "o"):
+        for name in STREAMS:
             connect(m, flipped(getattr(self, name)), getattr(attend, name))
         for lane, port in zip(attend.lanes, activations.lanes, strict=True):
             connect(m, lane, port)
@@ -55,6 +57,7 @@ class AttentionUnderTest(wiring.Component):
             array.valid.eq(attend.array_valid),
             array.mode.eq(attend.array_mode),
             array.word.eq(attend.array_word),
+            array.upper_word.eq(attend.array_upper_word),
             array.lane_enable.eq(attend.array_lanes),
             array.bytes.eq(attend.array_bytes),
             array.heads.eq(attend.array_heads),
@@ -64,8 +67,16 @@ class AttentionUnderTest(wiring.Component):
         return m
 
 
+CORES = {
+    "sim-tiny": CONFIGS["sim-tiny"],
+    "sim-small": CONFIGS["sim-small"],
+    "one lane": dataclasses.replace(CONFIGS["sim-tiny"], lanes=1),
+    "odd": dataclasses.replace(CONFIGS["sim-tiny"], lanes=5, history_words=0),
+}
+
+
 @pytest.mark.cocotb
-@pytest.mark.parametrize("name", ["sim-tiny", "sim-small"])
+@pytest.mark.parametrize("name", CORES)
 def test_attention(name):
-    config = CONFIGS[name]
+    config = CORES[name]
     run_bench(AttentionUnderTest(config=config), test_module=BENCH, config=config)

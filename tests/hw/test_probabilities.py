@@ -10,7 +10,12 @@ BENCH = Path(__file__).with_name("bench_probabilities.py")
 
 
 @pytest.mark.cocotb
-@pytest.mark.parametrize("name", ["sim-tiny", "sim-small"])
-def test_probabilities(name):
+@pytest.mark.parametrize(("name", "lanes"), [("sim-tiny", 1), ("sim-small", 2)])
+def test_probabilities(name, lanes):
     config = CONFIGS[name]
-    run_bench(Probabilities(config=config), test_module=BENCH, config=config)
+    run_bench(
+        Probabilities(config=config, lanes=lanes),
+        test_module=BENCH,
+        config=config,
+        parameters={"lanes": lanes},
+    )

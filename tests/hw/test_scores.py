@@ -10,7 +10,12 @@ BENCH = Path(__file__).with_name("bench_scores.py")
 
 
 @pytest.mark.cocotb
-@pytest.mark.parametrize("name", ["sim-tiny", "sim-small"])
-def test_scores(name):
+@pytest.mark.parametrize(("name", "lanes"), [("sim-tiny", 1), ("sim-small", 2)])
+def test_scores(name, lanes):
     config = CONFIGS[name]
-    run_bench(Scores(config=config), test_module=BENCH, config=config)
+    run_bench(
+        Scores(config=config, lanes=lanes),
+        test_module=BENCH,
+        config=config,
+        parameters={"lanes": lanes},
+    )

@@ -23,6 +23,7 @@ PARAMETERS = {
     "data_bits": 64,
     "words": 16,
     "memory_bytes": 128,
+    "lanes": 2,
 }
 """Arguments of components that need more than a configuration; switches are all on."""
 

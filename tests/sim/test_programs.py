@@ -156,6 +156,21 @@ def test_forced_maps(lockstep, random_image, kv_rule, name):
     both.kick(input_records(ids[12:]), position=12, steps=3)
 
 
+@pytest.mark.parametrize("core", [TINY, SMALL])
+def test_history(lockstep, random_image, core):
+    """Sequences shorter and longer than the history buffer; what it holds is not read."""
+    both = lockstep(core)
+    image = random_image(core, layers=4, heads=4, kv_heads=2, skip=0.5, capacity=64, seed=5)
+    both.load(image)
+    prefill(both, tokens(image, 40), chunk=8)
+    for position in range(40, 46):
+        both.kick(input_records(tokens(image, 1, position)), position=position)
+        counted = both.actual.counters()
+        read = counted["history_fresh"] + counted["history_gaps"]
+        assert counted["history_hits"] > 0
+        assert read < counted["words_kv"] < 2 * read
+
+
 def test_some_tokens_forced_and_some_routed(lockstep, random_image):
     both = lockstep(TINY)
     image = random_image(TINY, layers=3)

@@ -53,6 +53,9 @@ class CoreConfig:
         The clock that simulated time is quoted at.
     products_per_dsp, dsp
         Weights that share a multiplier (1, 2 or 3), and its type: a key of `packing.MULTIPLIERS`.
+    history_words
+        K words that the KV history buffer holds, and as many V words: a position takes as many as
+        the model has head groups, rounded up to a power of two. 0: no buffer.
     """
 
     name: str
@@ -76,6 +79,7 @@ class CoreConfig:
     prefetch_words: int = 32
     products_per_dsp: int = 2
     dsp: str = "27x18"
+    history_words: int = 0
 
     def __post_init__(self) -> None:
         problems = []
@@ -122,6 +126,10 @@ class CoreConfig:
             0 <= self.prefetch_words <= self.fifo_words,
             f"prefetch_words must be 0 to fifo_words = {self.fifo_words}, "
             f"not {self.prefetch_words}",
+        )
+        need(
+            self.history_words == 0 or _is_power_of_two(self.history_words),
+            f"history_words must be 0 or a power of two, not {self.history_words}",
         )
         need(self.outstanding >= 1, f"outstanding must be at least 1, not {self.outstanding}")
         need(
@@ -219,18 +227,19 @@ SIMULATION_CONFIGS = {
             name="sim-tiny", rows=8, columns=8, lanes=2, ports=1, port_bits=256,
             max_hidden=128, max_ffn=384, max_query=128, max_context=512, max_chunk=8,
             max_layers=8, fifo_words=32, burst_beats=8, outstanding=4, clock_mhz=100.0,
+            history_words=32,
         ),
         # The board of the demo: the size of a small edge FPGA.
         CoreConfig(
             name="sim-small", rows=16, columns=8, lanes=4, ports=2, port_bits=256,
             max_hidden=256, max_ffn=768, max_query=256, max_context=512, max_chunk=16,
-            max_layers=16, clock_mhz=200.0,
+            max_layers=16, clock_mhz=200.0, history_words=512,
         ),
         # A wider core, for benchmarks of larger synthetic layers.
         CoreConfig(
             name="sim-large", rows=32, columns=16, lanes=4, ports=4, port_bits=512,
             max_hidden=1024, max_ffn=2816, max_query=1024, max_context=1024, max_chunk=64,
-            max_layers=32, clock_mhz=225.0,
+            max_layers=32, clock_mhz=225.0, history_words=1024,
         ),
     )
 }  # fmt: skip

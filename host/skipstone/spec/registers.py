@@ -106,6 +106,9 @@ _COUNTERS = [
     ("mlp_executed", "token-layers that executed the MLP"),
     ("mlp_skipped", "token-layers that skipped the MLP"),
     ("errors", "errors since power-up"),
+    ("history_hits", "K and V words served from the KV history buffer"),
+    ("history_gaps", "K and V words read that another than the attending layer stored"),
+    ("history_fresh", "K and V words read that the attending layer stored"),
 ]
 
 COUNTERS = tuple(name for name, _ in _COUNTERS)

@@ -1,28 +1,35 @@
 """ATTEND: for each token and head group, keys past the array, then values, then the result.
 
-Nothing is held of K and V but the word at hand: K words become scores, V words meet their token's
-probability. Reads are requested by a front end that runs ahead of the computation as far as the
-stream reader allows.
+K words become scores, V words meet their token's probability. They come in two streams, from
+memory and from the history buffer, each in an order of its own: the maximum and the sums do not
+depend on it. Where the query heads of a KV head need at most half of the lanes, each half serves a
+stream. Reads are requested by a front end that runs ahead of the computation as far as the stream
+reader allows.
 """
 
-from amaranth.hdl import Module, Mux, Signal, signed, unsigned
+from dataclasses import dataclass
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.wiring import In, Out
-from amaranth.utils import bits_for, exact_log2
+from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.utils import bits_for
 
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.formats import ACTIVATION_BITS
 
-from ..activations import MIN_HEAD_DIM, LaneRead, Region
-from ..array import HEAD_DIM_LOG2_MIN, PRODUCT_BITS, ArrayMode, column_sum_shape
-from ..kv_index import KvGeometry, RunLayout, WalkLayout
-from ..layouts import ADDRESS_BITS, INDEX_BITS, PairKind, PairLayout
-from ..numeric.fp32 import IntToFp
-from ..numeric.pipeline import delay
-from ..numeric.tables import Reciprocal
+from ..activations import LaneRead
+from ..array import PRODUCT_BITS, ArrayMode, column_sum_shape, upper_lane
+from ..kv_index import KvGeometry, MissLayout, WalkLayout
+from ..layouts import PairLayout
+from ..replay import ItemLayout
+from .fetched import Fetched
+from .history import History, KvTokenLayout
+from .lanes import LaneUseLayout
 from .mix import HALF_BITS, Mix
-from .probabilities import Probabilities, sum_shape
-from .scores import Scores, head_dim_log2_limit, heads_per_word
+from .probabilities import PROBABILITY_BITS, Probabilities
+from .queries import Queries
+from .results import Results
+from .scores import Scores, heads_per_word
 
 __all__ = ["Attend", "AttendCommand"]
 
@@ -43,23 +50,42 @@ class _PlaceLayout(data.StructLayout):
                 "tokens": config.max_chunk,  # still to do; the lowest is being computed
                 "head_group": 16,
                 "heads_left": 16,  # KV heads from this group on
-                "last": range(config.max_context),  # the token's own position
-                "index": INDEX_BITS,  # output pair of the token
             }
         )
+
+
+@dataclass(frozen=True)
+class _Half:
+    """Half of the lanes, and what turns their sums into probabilities."""
+
+    lanes: range
+    scores: Scores
+    probabilities: Probabilities
 
 
 class Attend(wiring.Component):
     """The attention unit.
 
-    Per token and head group: C/2 cycles to load the queries, one cycle per K or exponent word, two
-    per V word, twice the pipelines' latency, and one cycle per output pair. Query head i of each KV
-    head sits in lane i. Keys and values stall with `words`, outputs with `o`. A command is accepted
-    when the last one's outputs have left.
+    Per token and head group: C/2 cycles to load the queries, one per K or exponent word, one or two
+    per V word, and twice the pipelines' latency. A cycle per output pair runs beside the next one's
+    keys. With g query heads per KV
+    head and T lanes, a half being T/2:
+
+    * 4g ≤ T: a half serves the memory, the other the history; two K words or two V words per cycle.
+      A V word meets the upper halves of the probabilities in g lanes, the lower ones in g others.
+    * 2g ≤ T: likewise for K; of V one word per cycle, from memory if there is one, the upper
+      halves of the probabilities in one half of the lanes, the lower in the other.
+    * otherwise all lanes serve one word: one K word per cycle, from memory if there is one; each V
+      word passes twice, first the history's, while the memory's are on their way.
+
+    Query head i of each KV head sits in lane i, and if it sits in more, i lanes after the first of
+    each half or quarter. Keys and values stall with their streams, outputs with `o`. A command is
+    accepted when the last one's outputs have left.
 
     Tested with all head sizes; query heads per KV head up to the lanes; a last head group that is
-    partly used; 1 to max_context positions; scores that saturate or vanish, V exponents far apart;
-    all streams stalled at random and at full rate.
+    partly used; 1 to max_context positions; hits and misses in any mixture, with one of them
+    missing, without a history buffer; scores that saturate or vanish, V exponents far apart; all
+    streams stalled at random and at full rate.
 
     Parameters
     ----------
@@ -74,16 +100,17 @@ class Attend(wiring.Component):
     position : In(range(max_context + 1))
         The chunk's first position.
     walk : Out(stream.Signature(WalkLayout(config)))
-        To KvIndex: K, then V, of each head group of each selected token.
-    runs : In(stream.Signature(RunLayout()))
-        From KvIndex: the runs of the K walks.
+        To KvIndex: each selected token.
+    misses : In(stream.Signature(ItemLayout(MissLayout(config))))
+    hits : In(stream.Signature(ItemLayout(range(max_context))))
+        From KvIndex: for each head group of each token, a pass over K and one over V.
     words : In(stream.Signature(word_bits))
-        The words of these walks, in order.
+        The words of these passes, in order.
     lanes : Out(LaneRead(config)).array(lanes)
         Read ports of the activation buffer.
     array_valid : Out(1)
     array_mode : Out(ArrayMode)
-    array_word : Out(word_bits)
+    array_word, array_upper_word : Out(word_bits)
     array_lanes : Out(lanes)
     array_bytes : Out(ArrayLayout(ArrayLayout(signed(12), word_bytes), lanes))
     array_heads : Out(ArrayLayout(ArrayLayout(signed(12), heads), lanes))
@@ -93,6 +120,8 @@ class Attend(wiring.Component):
         Its outputs.
     o : Out(stream.Signature(PairLayout(config)))
         Outputs, kind ATTENTION, each token's in order.
+    hit : Out(1)
+        A word came from the history buffer.
     reading : Out(1)
         Walks of the current command are still to be handed over.
     stall_words : Out(1)
@@ -106,18 +135,21 @@ class Attend(wiring.Component):
     query_heads: Signal
     position: Signal
     walk: stream.Interface
-    runs: stream.Interface
+    misses: stream.Interface
+    hits: stream.Interface
     words: stream.Interface
     lanes: list[wiring.PureInterface]
     array_valid: Signal
     array_mode: Signal
     array_word: Signal
+    array_upper_word: Signal
     array_lanes: Signal
     array_bytes: data.View
     array_heads: data.View
     sums: data.View
     products: data.View
     o: stream.Interface
+    hit: Signal
     reading: Signal
     stall_words: Signal
     idle: Signal
@@ -136,18 +168,21 @@ class Attend(wiring.Component):
                 "query_heads": In(unsigned(bits_for(c.lanes))),
                 "position": In(unsigned(bits_for(c.max_context))),
                 "walk": Out(stream.Signature(WalkLayout(c))),
-                "runs": In(stream.Signature(RunLayout())),
+                "misses": In(stream.Signature(ItemLayout(MissLayout(c)))),
+                "hits": In(stream.Signature(ItemLayout(range(c.max_context)))),
                 "words": In(stream.Signature(c.word_bits)),
                 "lanes": Out(LaneRead(c)).array(c.lanes),
                 "array_valid": Out(1),
                 "array_mode": Out(ArrayMode),
                 "array_word": Out(c.word_bits),
+                "array_upper_word": Out(c.word_bits),
                 "array_lanes": Out(c.lanes),
                 "array_bytes": Out(lanes(operand, c.word_bytes)),
                 "array_heads": Out(lanes(operand, heads_per_word(c))),
                 "sums": In(lanes(column_sum_shape(c), c.columns)),
                 "products": In(lanes(signed(PRODUCT_BITS), c.word_bytes)),
                 "o": Out(stream.Signature(PairLayout(c))),
+                "hit": Out(1),
                 "reading": Out(1),
                 "stall_words": Out(1),
                 "idle": Out(1),
@@ -157,68 +192,138 @@ class Attend(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         c = self._config
-        m.submodules.scores = scores = Scores(config=c)
-        m.submodules.probabilities = probabilities = Probabilities(config=c)
         m.submodules.mix = mix = Mix(config=c)
+        m.submodules.results = results = Results(config=c)
+        m.submodules.queries = queries = Queries(config=c)
+        halves = []
+        for name, lanes in (
+            ("lower", range(upper_lane(c))),
+            ("upper", range(upper_lane(c), c.lanes)),
+        ):
+            if lanes:
+                half = _Half(
+                    lanes,
+                    Scores(config=c, lanes=len(lanes)),
+                    Probabilities(config=c, lanes=len(lanes)),
+                )
+                m.submodules[f"{name}_scores"] = half.scores
+                m.submodules[f"{name}_probabilities"] = half.probabilities
+                halves.append(half)
 
         layer = Signal(range(c.max_layers))
         place = Signal(_PlaceLayout(c))
         token = _lowest_bit(m, place.tokens, "token")
+        use = Signal(LaneUseLayout())
+        m.d.sync += [
+            use.split.eq(self.query_heads <= c.lanes // 2),
+            use.quartered.eq(self.query_heads <= c.lanes // 4),
+        ]
         m.d.comb += [
-            self.array_lanes.eq((1 << self.query_heads) - 1),
-            self.array_word.eq(self.words.payload),
-            scores.sums.eq(self.sums),
-            scores.head_dim_log2.eq(self.geometry.head_dim_log2),
-            scores.address.eq(probabilities.address),
-            scores.read_enable.eq(probabilities.read_enable),
-            probabilities.entry.eq(scores.entry),
-            probabilities.maximum.eq(scores.maximum),
-            probabilities.reference.eq(scores.reference),
-            probabilities.last.eq(place.last),
-            mix.lane_enable.eq(self.array_lanes),
             mix.products.eq(self.products),
-            self.idle.eq(~place.tokens.any() & ~self.reading),
+            self.idle.eq(~place.tokens.any() & ~self.reading & ~results.draining),
         ]
         with m.If(self.command.valid & self.command.ready):
             m.d.sync += layer.eq(self.command.payload.layer)
         self.build_front_end(m, layer)
-        self.build_sequence(m, place, token, scores, probabilities, mix)
+        reference = self.build_halves(m, halves, use, queries, results)
+        for unit in (queries, results):
+            m.d.comb += [
+                unit.use.eq(use),
+                unit.query_heads.eq(self.query_heads),
+                unit.head_dim_log2.eq(self.geometry.head_dim_log2),
+            ]
+        m.d.comb += [
+            self.array_bytes.eq(queries.mantissas),
+            mix.lanes.eq(results.mix_lanes),
+            mix.pair.eq(results.mix_pair),
+            results.accumulator.eq(mix.accumulator),
+        ]
+        connect(m, results.o, flipped(self.o))
+        for mine, theirs in zip(queries.lanes, self.lanes, strict=True):
+            connect(m, mine, flipped(theirs))
+        self.build_sequence(m, place, token, use, halves, reference, queries, mix, results)
         return m
 
+    def build_halves(
+        self,
+        m: Module,
+        halves: list[_Half],
+        use: data.View,
+        queries: Queries,
+        results: Results,
+    ) -> data.View:
+        """Maxima and sums over the tokens of both halves, if they are of the same queries; returns
+        the largest V exponents."""
+        c = self._config
+        heads = heads_per_word(c)
+        totals = results.totals
+        reference = Signal(data.ArrayLayout(signed(8), heads))
+        for half in halves:
+            s, p = half.scores, half.probabilities
+            m.d.comb += [
+                s.head_dim_log2.eq(self.geometry.head_dim_log2),
+                s.address.eq(p.address),
+                s.read_enable.eq(p.read_enable),
+                p.entry.eq(s.entry),
+                p.count.eq(s.count),
+                p.reference.eq(reference),
+            ]
+            for n, lane in enumerate(half.lanes):
+                m.d.comb += [
+                    s.sums[n].eq(self.sums[lane]),
+                    s.query_exponent[n].eq(queries.exponents[lane]),
+                    p.maximum[n].eq(s.maximum[n]),
+                    totals[lane].eq(p.total[n]),
+                ]
+                for other in halves:
+                    if other is half or n >= c.lanes // 2:
+                        continue
+                    with m.If(use.split):
+                        for head in range(heads):
+                            own, their = s.maximum[n][head], other.scores.maximum[n][head]
+                            m.d.comb += [
+                                p.maximum[n][head].eq(Mux(own > their, own, their)),
+                                totals[lane][head].eq(
+                                    p.total[n][head] + other.probabilities.total[n][head]
+                                ),
+                            ]
+        for head in range(heads):
+            largest: Value = halves[0].scores.reference[head]
+            for half in halves[1:]:
+                other = half.scores.reference[head]
+                largest = Mux(largest > other, largest, other)
+            m.d.comb += reference[head].eq(largest)
+        return reference
+
     def build_front_end(self, m: Module, layer: Signal) -> None:
-        """Hands the walks of the whole command to KvIndex: K, then V, of each head group."""
-        c, g = self._config, self.geometry
-        tokens = Signal(c.max_chunk, name="walk_tokens")
+        """Hands the tokens of the whole command to KvIndex."""
+        tokens = Signal(self._config.max_chunk, name="walk_tokens")
         token = _lowest_bit(m, tokens, "walk_token")
-        head_group, values = Signal(16, name="walk_head_group"), Signal(name="walk_values")
-        offset = Signal(ADDRESS_BITS, name="walk_offset")
         m.d.comb += [
             self.reading.eq(tokens.any()),
             self.walk.valid.eq(self.reading),
             self.walk.payload.layer.eq(layer),
             self.walk.payload.last.eq(self.position + token),
-            self.walk.payload.bank_offset.eq(offset),
-            self.walk.payload.values.eq(values),
         ]
         with m.If(self.command.valid & self.command.ready):
             m.d.sync += tokens.eq(self.command.payload.select)
         with m.Elif(self.walk.valid & self.walk.ready):
-            m.d.sync += values.eq(~values)
-            with m.If(values):
-                m.d.sync += [head_group.eq(head_group + 1), offset.eq(offset + g.bank_words)]
-                with m.If(head_group + 1 == g.head_groups):
-                    m.d.sync += [head_group.eq(0), offset.eq(0), tokens.eq(tokens & (tokens - 1))]
+            m.d.sync += tokens.eq(tokens & (tokens - 1))
 
     def build_sequence(
         self,
         m: Module,
         place: data.View,
         token: Signal,
-        scores: Scores,
-        probabilities: Probabilities,
+        use: data.View,
+        halves: list[_Half],
+        reference: data.View,
+        queries: Queries,
         mix: Mix,
+        results: Results,
     ) -> None:
-        """Token by token, head group by head group: queries, keys, values, outputs."""
+        """Token by token, head group by head group: queries, keys, values. Outputs leave while the
+        next one's keys pass."""
         c, g = self._config, self.geometry
         heads = heads_per_word(c)
         group_heads = Signal(range(heads + 1))
@@ -228,89 +333,65 @@ class Attend(wiring.Component):
             group_heads.eq(Mux(place.heads_left < full_group, place.heads_left, full_group)),
         ]
 
-        loading, load_done, restart = Signal(), Signal(), Signal()
-        self.build_queries(m, token, loading, load_done, restart, scores)
-        taking_keys, key_taken = Signal(), Signal()
-        self.build_keys(m, taking_keys, key_taken, scores)
-        invert, inverted = Signal(), Signal()
-        inverses = self.build_inverses(m, probabilities.total, invert, inverted)
-        draining, drain_done = Signal(), Signal()
-        self.build_outputs(
-            m, place, token, group_heads, draining, drain_done, scores, mix, inverses
-        )
+        taking, values, passed, active = Signal(), Signal(), Signal(), Signal()
+        self.build_passes(m, place, use, halves, mix, taking, values, passed, active)
 
-        lower = Signal()  # the V word passes for the second time
-        for lane in range(c.lanes):
-            for head in range(heads):
-                p = probabilities.o.payload[lane][head]
-                half = Mux(lower, p[:HALF_BITS], p[HALF_BITS:])
-                m.d.comb += self.array_heads[lane][head].eq(half)
-
-        taken = Signal(range(c.max_context + 1))  # tokens whose words were taken
+        scoring = Cat(half.scores.busy for half in halves).any()
+        start, clear = Signal(), Signal()
+        m.d.comb += [
+            mix.clear.eq(start),
+            queries.token.eq(token),
+            results.result.token.eq(token),
+            results.result.first.eq(place.head_group == 0),
+            results.result.heads.eq(group_heads),
+            results.result.reference.eq(reference),
+        ]
+        for half in halves:
+            m.d.comb += [half.probabilities.start.eq(start), half.scores.clear.eq(clear)]
         remaining = Signal.like(place.tokens)
         m.d.comb += remaining.eq(place.tokens & (place.tokens - 1))
         with m.FSM(name="compute"):
             with m.State("IDLE"):
-                m.d.comb += self.command.ready.eq(~self.reading)
+                m.d.comb += self.command.ready.eq(~self.reading & ~results.draining)
                 with m.If(self.command.valid & self.command.ready):
                     m.d.sync += place.tokens.eq(self.command.payload.select)
                     m.next = "TOKEN"
             with m.State("TOKEN"):
-                m.d.comb += restart.eq(1)
+                m.d.comb += queries.restart.eq(1)
                 m.d.sync += [
                     place.head_group.eq(0),
                     place.heads_left.eq(g.kv_heads),
-                    place.last.eq(self.position + token),
-                    place.index.eq(0),
                 ]
                 m.next = "CLEAR"
             with m.State("CLEAR"):
-                m.d.comb += [scores.clear.eq(1), mix.clear.eq(1)]
-                m.d.sync += [taken.eq(0), lower.eq(0)]
+                m.d.comb += clear.eq(1)
+                m.d.sync += values.eq(0)
                 m.next = "LOAD"
             with m.State("LOAD"):
-                m.d.comb += loading.eq(1)
-                with m.If(load_done):
+                m.d.comb += [queries.load.eq(1), active.eq(1)]
+                with m.If(queries.last):
                     m.next = "LOADED"
             with m.State("LOADED"):
+                m.d.comb += active.eq(1)
                 m.next = "KEYS"
             with m.State("KEYS"):
-                m.d.comb += [
-                    taking_keys.eq(1),
-                    self.array_mode.eq(ArrayMode.SCORE),
-                    self.array_valid.eq(key_taken),
-                    self.stall_words.eq(~self.words.valid),
-                ]
-                with m.If(key_taken):
-                    m.d.sync += taken.eq(taken + 1)
-                    with m.If(taken == place.last):
-                        m.next = "SCORED"
+                m.d.comb += [taking.eq(1), active.eq(1)]
+                with m.If(passed):
+                    m.d.sync += values.eq(1)
+                    m.next = "SCORED"
             with m.State("SCORED"):
-                m.d.sync += taken.eq(0)
-                with m.If(scores.count == place.last + 1):
-                    m.d.comb += probabilities.start.eq(1)
+                m.d.comb += active.eq(1)
+                with m.If(~scoring & ~results.draining):
+                    m.d.comb += start.eq(1)
                     m.next = "VALUES"
             with m.State("VALUES"):
-                m.d.comb += [
-                    self.array_mode.eq(ArrayMode.MIX),
-                    mix.upper.eq(~lower),
-                    self.stall_words.eq(~self.words.valid & probabilities.o.valid),
-                ]
-                with m.If(self.words.valid & probabilities.o.valid):
-                    m.d.comb += [self.array_valid.eq(1), mix.valid.eq(1)]
-                    m.d.sync += lower.eq(~lower)
-                    with m.If(lower):
-                        m.d.comb += [self.words.ready.eq(1), probabilities.o.ready.eq(1)]
-                        m.d.sync += taken.eq(taken + 1)
-                        with m.If(taken == place.last):
-                            m.d.comb += invert.eq(1)
-                            m.next = "MIXED"
-            with m.State("MIXED"), m.If(~mix.busy & inverted):
-                m.next = "DRAIN"
-            with m.State("DRAIN"):
-                m.d.comb += draining.eq(1)
-                with m.If(drain_done):
-                    m.next = "NEXT"
+                m.d.comb += [taking.eq(1), active.eq(1)]
+                with m.If(passed):
+                    m.d.comb += results.invert.eq(1)
+                    m.next = "MIXED"
+            with m.State("MIXED"), m.If(~mix.busy & results.inverted):
+                m.d.comb += results.start.eq(1)
+                m.next = "NEXT"
             with m.State("NEXT"):
                 m.d.sync += [
                     place.head_group.eq(place.head_group + 1),
@@ -323,165 +404,146 @@ class Attend(wiring.Component):
                     with m.If(~remaining.any()):
                         m.next = "IDLE"
 
-    def build_queries(
-        self,
-        m: Module,
-        token: Signal,
-        loading: Signal,
-        done: Signal,
-        restart: Signal,
-        scores: Scores,
-    ) -> None:
-        """The head group's queries, R mantissas per lane and cycle, spread over the word."""
-        c = self._config
-        words = c.columns // 2
-        sweep = Signal(range(words))
-        first_head = Signal(range(c.max_query // MIN_HEAD_DIM + 1))  # of the KV head being loaded
-        sweep_log2 = Signal(3)  # words of a head
-        in_head = Signal.like(sweep)
-        m.d.comb += [
-            sweep_log2.eq(self.geometry.head_dim_log2 - exact_log2(c.rows)),
-            in_head.eq(sweep & ((1 << sweep_log2) - 1)),
-            done.eq(sweep == words - 1),
-        ]
-        with m.If(restart):
-            m.d.sync += first_head.eq(0)
-        with m.If(loading):
-            m.d.sync += sweep.eq(Mux(done, 0, sweep + 1))
-            with m.If(in_head == (1 << sweep_log2) - 1):
-                m.d.sync += first_head.eq(first_head + self.query_heads)
-
-        # The answers come a cycle later.
-        loaded = delay(m, loading, 1, name="loaded", reset=True)
-        loaded_at = delay(m, sweep, 1, name="loaded_at")
-        for lane, read in enumerate(self.lanes):
-            head = Signal.like(first_head, name=f"query_head_{lane}")
-            m.d.comb += [
-                head.eq(first_head + lane),
-                read.en.eq(1),
-                read.region.eq(Region.QUERY),
-                read.token.eq(token),
-                read.group.eq(head),
-                read.word.eq((head << sweep_log2) | in_head),
-            ]
-            operands = [
-                Signal(signed(ACTIVATION_BITS), name=f"query_{lane}_{j}", reset_less=True)
-                for j in range(c.word_bytes)
-            ]
-            m.d.comb += [self.array_bytes[lane][j].eq(q) for j, q in enumerate(operands)]
-            for at in range(words):
-                with m.If(loaded & (loaded_at == at)):
-                    part = operands[at * c.rows : (at + 1) * c.rows]
-                    m.d.sync += [q.eq(read.mantissas[r]) for r, q in enumerate(part)]
-            for head_in_word in range(heads_per_word(c)):
-                exponent = Signal(
-                    signed(8), name=f"query_exponent_{lane}_{head_in_word}", reset_less=True
-                )
-                with m.If(loaded & ((loaded_at >> sweep_log2) == head_in_word)):
-                    m.d.sync += exponent.eq(read.exponent)
-                m.d.comb += scores.query_exponent[lane][head_in_word].eq(exponent)
-
-    def build_keys(self, m: Module, taking: Signal, taken: Signal, scores: Scores) -> None:
-        """Words of K runs: the exponent word, then the keys; `taken` in each cycle with a key."""
-        c = self._config
-        exponents = Signal(c.word_bits, reset_less=True)
-        present = Signal()  # the exponents of the run at hand
-        run = Signal(RunLayout())
-        m.d.comb += [taken.eq(taking & present & self.words.valid), scores.valid.eq(taken)]
-        with m.If(taking):
-            with m.If(present):
-                m.d.comb += self.words.ready.eq(1)
-                with m.If(self.words.valid):
-                    m.d.sync += [run.slot.eq(run.slot + 1), run.length.eq(run.length - 1)]
-                    with m.If(run.length == 1):
-                        m.d.sync += present.eq(0)
-            with m.Elif(self.words.valid & self.runs.valid):
-                m.d.comb += [self.words.ready.eq(1), self.runs.ready.eq(1)]
-                m.d.sync += [
-                    exponents.eq(self.words.payload),
-                    run.eq(self.runs.payload),
-                    present.eq(1),
-                ]
-
-        # The entry of the token at `slot`: K exponents of the word's heads, then V exponents.
-        with m.Switch(self.geometry.head_dim_log2):
-            for log2 in range(HEAD_DIM_LOG2_MIN, head_dim_log2_limit(c) + 1):
-                heads = c.word_bytes >> log2
-                layout = data.ArrayLayout(data.ArrayLayout(signed(8), heads), 2)
-                entry = Signal(layout, name=f"exponents_{1 << log2}")
-                m.d.comb += entry.eq(exponents.word_select(run.slot[: log2 - 1], layout.size))
-                with m.Case(log2):
-                    for head in range(heads):
-                        m.d.comb += [
-                            scores.key_exponent[head].eq(entry[0][head]),
-                            scores.value_exponent[head].eq(entry[1][head]),
-                        ]
-
-    def build_inverses(
-        self, m: Module, totals: data.View, start: Signal, done: Signal
-    ) -> data.View:
-        """1 / Σp of each lane and head, one per cycle through one converter and one table."""
-        c = self._config
-        heads = heads_per_word(c)
-        m.submodules.total_to_float = convert = IntToFp(bits=sum_shape(c).width + 1)
-        m.submodules.reciprocal = reciprocal = Reciprocal()
-        number = c.lanes * heads
-        cycles = IntToFp.PIPELINE_CYCLES + Reciprocal.PIPELINE_CYCLES
-        step = Signal(range(number + cycles + 1), name="inverse_step")
-        m.d.comb += [reciprocal.x.eq(convert.o), done.eq(step == number + cycles)]
-        with m.If(start):
-            m.d.sync += step.eq(0)
-        with m.Elif(~done):
-            m.d.sync += step.eq(step + 1)
-        inverses = Signal(data.ArrayLayout(data.ArrayLayout(32, heads), c.lanes))
-        for n in range(number):
-            lane, head = divmod(n, heads)
-            with m.If(step == n):
-                m.d.comb += convert.mantissa.eq(totals[lane][head])
-            with m.If(step == n + cycles):
-                m.d.sync += inverses[lane][head].eq(reciprocal.o)
-        return inverses
-
-    def build_outputs(
+    def build_passes(
         self,
         m: Module,
         place: data.View,
-        token: Signal,
-        group_heads: Signal,
-        draining: Signal,
-        done: Signal,
-        scores: Scores,
+        use: data.View,
+        halves: list[_Half],
         mix: Mix,
-        inverses: data.View,
+        taking: Signal,
+        values: Signal,
+        passed: Signal,
+        active: Signal,
     ) -> None:
-        """Accumulators of the head group, KV head by KV head, query head by query head."""
+        """Tokens of both streams, K or V, into the array; `passed` when both are at their end."""
         c = self._config
-        pairs_log2 = Signal(3)  # pairs of a head
-        head, lane, pair = Signal(range(heads_per_word(c))), Signal(range(c.lanes)), Signal(6)
-        last_pair, last_lane, last_head = Signal(), Signal(), Signal()
-        o = self.o
+        m.submodules.fetched = fetched = Fetched(config=c)
+        m.d.comb += fetched.head_dim_log2.eq(self.geometry.head_dim_log2)
+        connect(m, flipped(self.misses), fetched.misses)
+        connect(m, flipped(self.words), fetched.words)
+        moving = [Signal(name=f"moving_{n}") for n in range(2)]
+        done = [Signal(name=f"done_{n}") for n in range(2)]
+        if c.history_words:
+            m.submodules.history = history = History(config=c)
+            connect(m, flipped(self.hits), history.hits)
+            kept = history.o
+            m.d.comb += [
+                history.head_groups.eq(self.geometry.head_groups),
+                history.head_group.eq(place.head_group),
+                history.values.eq(values),
+                history.active.eq(active & ~done[1]),
+                history.write.valid.eq(moving[0]),
+                history.write.position.eq(self.misses.payload.data.position),
+                *(
+                    history.write[name].eq(fetched.o.payload[name])
+                    for name in ("word", "key_exponent", "value_exponent")
+                ),
+            ]
+        else:  # a stream that is always at its end
+            kept = stream.Signature(KvTokenLayout(c)).create()
+            m.d.comb += [kept.valid.eq(1), kept.payload.end.eq(1)]
+
+        # A token goes into the array if it is there and, over V, its probability is; it moves on
+        # once it was there for both halves of the probability.
+        separate = Signal()  # a half of the lanes for each stream
+        lower = Signal()  # a V word passes for the second time
+        goes = [Signal(name=f"goes_{n}") for n in range(2)]
+        offers, ends = [], []
+        first = halves[0].probabilities
+        m.d.comb += separate.eq(Mux(values, use.quartered, use.split))
+        for n, (tokens, end) in enumerate(zip((fetched.o, kept), done, strict=True)):
+            due = first.o.valid & (first.source == n)
+            if len(halves) > 1:
+                due = Mux(use.split, halves[n].probabilities.o.valid, due)
+            here = taking & tokens.valid & ~end
+            offers.append(here & ~tokens.payload.end & (~values | due))
+            ends.append(end | (here & tokens.payload.end))
+            m.d.comb += [
+                moving[n].eq(goes[n] & (~values | use.split | lower)),
+                tokens.ready.eq(moving[n] | (here & tokens.payload.end)),
+            ]
+            m.d.sync += end.eq(ends[n] & ~passed)
         m.d.comb += [
-            pairs_log2.eq(self.geometry.head_dim_log2 - 1),
-            last_pair.eq(pair == (1 << pairs_log2) - 1),
-            last_lane.eq(lane + 1 == self.query_heads),
-            last_head.eq(head + 1 == group_heads),
-            done.eq(o.valid & o.ready & last_pair & last_lane & last_head),
-            mix.lane.eq(lane),
-            mix.pair.eq((head << pairs_log2) | pair),
-            o.valid.eq(draining),
-            o.payload.accumulator.eq(mix.accumulator),
-            o.payload.exponent.eq(scores.reference[head]),
-            o.payload.scale.eq(inverses[lane][head]),
-            o.payload.kind.eq(PairKind.ATTENTION),
-            o.payload.token.eq(token),
-            o.payload.index.eq(place.index),
+            passed.eq(taking & ends[0] & ends[1]),
+            goes[0].eq(offers[0]),
+            goes[1].eq(offers[1] & (separate | ~offers[0])),
+            self.array_valid.eq(goes[0] | goes[1]),
+            self.array_mode.eq(Mux(values, ArrayMode.MIX, ArrayMode.SCORE)),
+            self.hit.eq(moving[1]),
+            self.stall_words.eq(
+                taking & ~done[0] & fetched.starved & ~self.array_valid & (~values | first.o.valid)
+            ),
         ]
-        with m.If(o.valid & o.ready):
-            m.d.sync += [place.index.eq(place.index + 1), pair.eq(Mux(last_pair, 0, pair + 1))]
-            with m.If(last_pair):
-                m.d.sync += lane.eq(Mux(last_lane, 0, lane + 1))
-            with m.If(last_pair & last_lane):
-                m.d.sync += head.eq(Mux(last_head, 0, head + 1))
+        with m.If(values & ~use.split & self.array_valid):
+            m.d.sync += lower.eq(~lower)
+
+        # What each half is given.
+        quarter = c.lanes // 4
+        base = Signal(c.lanes)  # a lane for each query head
+        split_lanes = Signal(c.lanes)
+        m.d.comb += [
+            base.eq((1 << self.query_heads) - 1),
+            self.array_lanes.eq(
+                Mux(use.split, split_lanes, base & self.array_valid.replicate(c.lanes))
+            ),
+            mix.valid.eq(self.array_lanes & values.replicate(c.lanes)),
+        ]
+        words = (self.array_word, self.array_upper_word)
+        for n, half in enumerate(halves):
+            on, from_kept = Signal(name=f"on_{n}"), Signal(name=f"from_kept_{n}")
+            used = base | Mux(values & use.quartered, base << quarter, 0)
+            m.d.comb += [
+                on.eq(Mux(separate, goes[n], self.array_valid)),
+                from_kept.eq(Mux(separate, n, goes[1])),
+                words[n].eq(Mux(from_kept, kept.payload.word, fetched.o.payload.word)),
+                split_lanes[half.lanes.start : half.lanes.stop].eq(
+                    Mux(on, used[: len(half.lanes)], 0)
+                ),
+                half.scores.valid.eq(on & ~values),
+                half.scores.source.eq(from_kept),
+                half.probabilities.o.ready.eq(
+                    values & Mux(use.split, moving[n], moving[0] | moving[1])
+                ),
+            ]
+            for name in ("key_exponent", "value_exponent"):
+                for head in range(heads_per_word(c)):
+                    m.d.comb += getattr(half.scores, name)[head].eq(
+                        Mux(from_kept, kept.payload[name][head], fetched.o.payload[name][head])
+                    )
+        self.build_operands(m, use, halves, mix, lower, goes[1])
+
+    def build_operands(
+        self,
+        m: Module,
+        use: data.View,
+        halves: list[_Half],
+        mix: Mix,
+        lower: Signal,
+        from_kept: Signal,
+    ) -> None:
+        """The half of a probability that each lane's V word meets."""
+        c = self._config
+        quarter = c.lanes // 4
+        for half in halves:
+            for n, lane in enumerate(half.lanes):
+                upper = mix.upper[lane]
+                m.d.comb += upper.eq(
+                    Mux(use.split, Mux(use.quartered, n < quarter, half is halves[0]), ~lower)
+                )
+                for head in range(heads_per_word(c)):
+                    p = Signal(PROBABILITY_BITS, name=f"p_{lane}_{head}")
+                    m.d.comb += p.eq(half.probabilities.o.payload[n][head])
+                    if n < c.lanes // 2:
+                        ours, theirs = (h.probabilities.o.payload[n][head] for h in halves)
+                        with m.If(use.split & ~use.quartered):
+                            m.d.comb += p.eq(Mux(from_kept, theirs, ours))
+                    if quarter <= n < 2 * quarter:
+                        with m.If(use.quartered):
+                            m.d.comb += p.eq(half.probabilities.o.payload[n - quarter][head])
+                    m.d.comb += self.array_heads[lane][head].eq(
+                        Mux(upper, p[HALF_BITS:], p[:HALF_BITS])
+                    )
 
 
 def _lowest_bit(m: Module, mask: Signal, name: str) -> Signal:

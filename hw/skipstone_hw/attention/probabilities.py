@@ -18,7 +18,7 @@ from skipstone.spec.tables import EXP2, INPUT_BITS, OUTPUT_BITS
 
 from ..numeric.pipeline import delay
 from ..numeric.tables import TableLookup
-from .scores import ScoreEntryLayout, heads_per_word
+from .scores import ScoreCountLayout, ScoreEntryLayout, heads_per_word
 
 __all__ = ["PROBABILITY_BITS", "Probabilities", "sum_shape"]
 
@@ -77,6 +77,7 @@ class _Probability(wiring.Component):
                 "value_exponent": In(signed(8)),
                 "reference": In(signed(8)),
                 "o": Out(PROBABILITY_BITS),
+                "source": Out(1),
                 "total": Out(total_shape),
             }
         )
@@ -116,35 +117,39 @@ def _limited(shift: Value) -> Value:
 
 
 class Probabilities(wiring.Component):
-    """Just-in-time probabilities for tokens 0 .. last.
+    """Just-in-time probabilities of some lanes, for the tokens of the history, then of the memory.
 
-    After `start`, reads the score memory in order and offers each token's probabilities on `o`, one
-    token per cycle while `o` is ready, `PIPELINE_CYCLES` after its address.
+    After `start`, reads the score memory in the order of each stream and offers each token's
+    probabilities on `o`, one token per cycle while `o` is ready, `PIPELINE_CYCLES` after its
+    address.
 
-    Tested with 1 to max_context tokens; scores and V exponents equal, close and far apart; stalled
-    and at full rate.
+    Tested with 0 to max_context tokens, of one stream or both; scores and V exponents equal, close
+    and far apart; stalled and at full rate.
 
     Parameters
     ----------
     config : CoreConfig
+    lanes : int
 
     Members
     -------
     start : In(1)
         Pulse: begin at token 0, when the last round's tokens have all been taken.
-    last : In(range(max_context))
-        Index of the last token.
+    count : In(ScoreCountLayout(config))
+        Tokens of each stream.
     address : Out(range(max_context))
         To the score memory's read port.
     read_enable : Out(1)
         The read port must hold its data while this is low.
-    entry : In(ScoreEntryLayout(config))
+    entry : In(ScoreEntryLayout(config, lanes))
         The memory's answer, one cycle after the address.
     maximum : In(ArrayLayout(ArrayLayout(signed(32), heads), lanes))
     reference : In(ArrayLayout(signed(8), heads))
         From Scores.
     o : Out(stream.Signature(ArrayLayout(ArrayLayout(PROBABILITY_BITS, heads), lanes)))
         Probabilities, scaled to the reference exponent.
+    source : Out(1)
+        The stream of the token that `o` offers.
     total : Out(ArrayLayout(ArrayLayout(sum_shape(config), heads), lanes))
         Sum of the unscaled probabilities of all tokens offered.
     """
@@ -152,32 +157,35 @@ class Probabilities(wiring.Component):
     PIPELINE_CYCLES = 1 + _Probability.PIPELINE_CYCLES
 
     start: Signal
-    last: Signal
+    count: data.View
     address: Signal
     read_enable: Signal
     entry: data.View
     maximum: data.View
     reference: data.View
     o: stream.Interface
+    source: Signal
     total: data.View
 
-    def __init__(self, *, config: CoreConfig):
-        self._config = c = config
+    def __init__(self, *, config: CoreConfig, lanes: int):
+        self._config, self._lanes = config, lanes
+        c = config
         heads = heads_per_word(c)
 
         def grid(shape):
-            return data.ArrayLayout(data.ArrayLayout(shape, heads), c.lanes)
+            return data.ArrayLayout(data.ArrayLayout(shape, heads), lanes)
 
         super().__init__(
             {
                 "start": In(1),
-                "last": In(range(c.max_context)),
+                "count": In(ScoreCountLayout(c)),
                 "address": Out(range(c.max_context)),
                 "read_enable": Out(1),
-                "entry": In(ScoreEntryLayout(c)),
+                "entry": In(ScoreEntryLayout(c, lanes)),
                 "maximum": In(grid(signed(32))),
                 "reference": In(data.ArrayLayout(signed(8), heads)),
                 "o": Out(stream.Signature(grid(unsigned(PROBABILITY_BITS)))),
+                "source": Out(1),
                 "total": Out(grid(sum_shape(c))),
             }
         )
@@ -187,26 +195,36 @@ class Probabilities(wiring.Component):
         c = self._config
         step = Signal()  # every stage advances
         issuing = Signal()
-        position = Signal(range(c.max_context))
+        source, index = Signal(), Signal(range(c.max_context))
         valid = [Signal(name=f"valid_{n}") for n in range(self.PIPELINE_CYCLES)]
+        sources = [Signal(name=f"source_{n}") for n in range(self.PIPELINE_CYCLES)]
+        left = [Signal(count.shape(), name=f"left_{n}") for n, count in enumerate(self.count)]
 
         m.d.comb += [
             step.eq(~valid[-1] | self.o.ready),
             self.read_enable.eq(step),
-            self.address.eq(position),
+            source.eq(left[1] != 0),
+            issuing.eq(source | (left[0] != 0)),
+            self.address.eq(Mux(source, ~index, index)),
             self.o.valid.eq(valid[-1]),
+            self.source.eq(sources[-1]),
         ]
         with m.If(self.start):
-            m.d.sync += [issuing.eq(1), position.eq(0)]
+            m.d.sync += [index.eq(0), *(a.eq(b) for a, b in zip(left, self.count, strict=True))]
         with m.Elif(step & issuing):
-            m.d.sync += position.eq(position + 1)
-            with m.If(position == self.last):
-                m.d.sync += issuing.eq(0)
+            m.d.sync += index.eq(index + 1)
+            with m.If(source):
+                m.d.sync += left[1].eq(left[1] - 1)
+                with m.If(left[1] == 1):
+                    m.d.sync += index.eq(0)
+            with m.Else():
+                m.d.sync += left[0].eq(left[0] - 1)
         with m.If(step):
-            m.d.sync += valid[0].eq(issuing)
-            m.d.sync += [b.eq(a) for a, b in itertools.pairwise(valid)]
+            m.d.sync += [valid[0].eq(issuing), sources[0].eq(source)]
+            for chain in (valid, sources):
+                m.d.sync += [b.eq(a) for a, b in itertools.pairwise(chain)]
 
-        for lane in range(c.lanes):
+        for lane in range(self._lanes):
             for head in range(heads_per_word(c)):
                 unit = _Probability(total_shape=sum_shape(c))
                 m.submodules[f"unit_{lane}_{head}"] = EnableInserter(step)(unit)

@@ -23,7 +23,13 @@ from ..array import (
 )
 from ..numeric.pipeline import delay
 
-__all__ = ["ScoreEntryLayout", "Scores", "head_dim_log2_limit", "heads_per_word"]
+__all__ = [
+    "ScoreCountLayout",
+    "ScoreEntryLayout",
+    "Scores",
+    "head_dim_log2_limit",
+    "heads_per_word",
+]
 
 _SCORE_MIN = -SCORE_MAX - 1
 _SCORE_BITS = 32
@@ -39,26 +45,33 @@ def heads_per_word(config: CoreConfig) -> int:
 
 
 class ScoreEntryLayout(data.StructLayout):
-    """What is remembered of a token between the K and the V stream, for one head group."""
+    """What some lanes remember of a token between the K and the V stream, for one head group."""
 
-    def __init__(self, config: CoreConfig):
+    def __init__(self, config: CoreConfig, lanes: int):
         heads = heads_per_word(config)
         super().__init__(
             {
-                "score": data.ArrayLayout(
-                    data.ArrayLayout(signed(_SCORE_BITS), heads), config.lanes
-                ),
+                "score": data.ArrayLayout(data.ArrayLayout(signed(_SCORE_BITS), heads), lanes),
                 "value_exponent": data.ArrayLayout(signed(8), heads),
             }
         )
 
 
+class ScoreCountLayout(data.ArrayLayout):
+    """Tokens of each stream, memory and history. The memory's stand at addresses 0, 1, …; the
+    history's at the last address and downwards.
+    """
+
+    def __init__(self, config: CoreConfig):
+        super().__init__(unsigned(bits_for(config.max_context)), 2)
+
+
 class Scores(wiring.Component):
-    """Score finisher and score memory of one query token and head group.
+    """Score finisher and score memory of some lanes, one query token and head group.
 
     Takes a token's column sums in every cycle, as they leave the array, and never stalls; the score
-    is in the memory and in the maximum `PIPELINE_CYCLES` after its K word went into the array. Lane
-    i holds query head i of each KV head of the group.
+    is in the memory and in the maximum `PIPELINE_CYCLES` after its K word went into the array.
+    Tokens of two streams may interleave; each stream's are remembered in its order.
 
     Tested with all head sizes, dot products of all sizes, exponents from one end to the other, at
     full rate and with gaps.
@@ -66,13 +79,16 @@ class Scores(wiring.Component):
     Parameters
     ----------
     config : CoreConfig
+    lanes : int
 
     Members
     -------
     clear : In(1)
-        Forget the maxima and start at token 0.
+        Forget the maxima and start at token 0 of each stream.
     valid : In(1)
         A K word enters the array in this cycle, with its exponents beside it.
+    source : In(1)
+        Its stream.
     key_exponent, value_exponent : In(ArrayLayout(signed(8), heads))
         Per head of the word.
     sums : In(ArrayLayout(ArrayLayout(column_sum_shape(config), columns), lanes))
@@ -80,7 +96,9 @@ class Scores(wiring.Component):
     query_exponent : In(ArrayLayout(ArrayLayout(signed(8), heads), lanes))
     head_dim_log2 : In(3)
         5 to 7, a head no longer than a word.
-    count : Out(range(max_context + 1))
+    busy : Out(1)
+        Sums or scores are on their way.
+    count : Out(ScoreCountLayout(config))
         Tokens in the memory since `clear`.
     maximum : Out(ArrayLayout(ArrayLayout(signed(32), heads), lanes))
         Largest score of these tokens.
@@ -88,7 +106,7 @@ class Scores(wiring.Component):
         Largest V exponent of these tokens.
     address : In(range(max_context))
     read_enable : In(1)
-    entry : Out(ScoreEntryLayout(config))
+    entry : Out(ScoreEntryLayout(config, lanes))
         What is remembered of token `address`, one cycle later; stays while `read_enable` is low.
     """
 
@@ -96,41 +114,46 @@ class Scores(wiring.Component):
 
     clear: Signal
     valid: Signal
+    source: Signal
     key_exponent: data.View
     value_exponent: data.View
     sums: data.View
     query_exponent: data.View
     head_dim_log2: Signal
-    count: Signal
+    busy: Signal
+    count: data.View
     maximum: data.View
     reference: data.View
     address: Signal
     read_enable: Signal
     entry: data.View
 
-    def __init__(self, *, config: CoreConfig):
-        self._config = c = config
+    def __init__(self, *, config: CoreConfig, lanes: int):
+        self._config, self._lanes = config, lanes
+        c = config
         heads = heads_per_word(c)
         per_head = data.ArrayLayout(signed(8), heads)
         super().__init__(
             {
                 "clear": In(1),
                 "valid": In(1),
+                "source": In(1),
                 "key_exponent": In(per_head),
                 "value_exponent": In(per_head),
                 "sums": In(
-                    data.ArrayLayout(data.ArrayLayout(column_sum_shape(c), c.columns), c.lanes)
+                    data.ArrayLayout(data.ArrayLayout(column_sum_shape(c), c.columns), lanes)
                 ),
-                "query_exponent": In(data.ArrayLayout(per_head, c.lanes)),
+                "query_exponent": In(data.ArrayLayout(per_head, lanes)),
                 "head_dim_log2": In(3),
-                "count": Out(unsigned(bits_for(c.max_context))),
+                "busy": Out(1),
+                "count": Out(ScoreCountLayout(c)),
                 "maximum": Out(
-                    data.ArrayLayout(data.ArrayLayout(signed(_SCORE_BITS), heads), c.lanes)
+                    data.ArrayLayout(data.ArrayLayout(signed(_SCORE_BITS), heads), lanes)
                 ),
                 "reference": Out(per_head),
                 "address": In(range(c.max_context)),
                 "read_enable": In(1),
-                "entry": Out(ScoreEntryLayout(c)),
+                "entry": Out(ScoreEntryLayout(c, lanes)),
             }
         )
 
@@ -139,7 +162,7 @@ class Scores(wiring.Component):
         c = self._config
         heads = heads_per_word(c)
         m.submodules.memory = entries = memory.Memory(
-            shape=ScoreEntryLayout(c), depth=c.max_context, init=[]
+            shape=ScoreEntryLayout(c, self._lanes), depth=c.max_context, init=[]
         )
         write, read = entries.write_port(), entries.read_port()
         m.d.comb += [
@@ -149,14 +172,21 @@ class Scores(wiring.Component):
         ]
 
         # Beside the sums: when a token's are there, and its exponents.
-        valid = [delay(m, self.valid, Array.PIPELINE_CYCLES, name="valid", reset=True)]
+        arriving, busy = self.valid, self.valid
+        for cycle in range(Array.PIPELINE_CYCLES):
+            arriving = delay(m, arriving, 1, name=f"arriving_{cycle}", reset=True)
+            busy = busy | arriving
+        valid = [arriving]
         value = [delay(m, self.value_exponent, Array.PIPELINE_CYCLES, name="value_exponent")]
         for stage in (1, 2, 3):
             valid.append(delay(m, valid[-1], 1, name=f"valid{stage}", reset=True))
             value.append(delay(m, value[-1], 1, name=f"value{stage}"))
+            busy = busy | valid[-1]
+        source = delay(m, self.source, self.PIPELINE_CYCLES - 1, name="source")
+        m.d.comb += self.busy.eq(busy)
         key = delay(m, self.key_exponent, Array.PIPELINE_CYCLES, name="key_exponent")
 
-        for lane in range(c.lanes):
+        for lane in range(self._lanes):
             dots = self.build_dots(m, lane)
             for head in range(heads):
                 exponent = self.query_exponent[lane][head] + key[head]
@@ -171,15 +201,18 @@ class Scores(wiring.Component):
             largest = self.build_largest(m, f"v_{head}", value[3][head], EXPONENT_MIN, valid[3])
             m.d.comb += self.reference[head].eq(largest)
 
-        count = Signal.like(self.count)
-        with m.If(self.clear):
-            m.d.sync += count.eq(0)
-        with m.Elif(valid[3]):
-            m.d.sync += count.eq(count + 1)
+        for stream in (0, 1):
+            count = Signal(self.count.shape().elem_shape, name=f"count_{stream}")
+            mine = source == stream
+            with m.If(self.clear):
+                m.d.sync += count.eq(0)
+            with m.Elif(valid[3] & mine):
+                m.d.sync += count.eq(count + 1)
+            with m.If(mine):
+                m.d.comb += write.addr.eq(~count if stream else count)
+            m.d.comb += self.count[stream].eq(count)
         m.d.comb += [
-            self.count.eq(count),
             write.en.eq(valid[3]),
-            write.addr.eq(count),
             write.data.value_exponent.eq(value[3]),
         ]
         return m
