@@ -1,6 +1,6 @@
 """EMBED: token records in, embedding rows into the residual stream, RoPE rows into their buffer."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, Module, Mux, Shape, Signal, signed, unsigned
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, exact_log2
@@ -17,6 +17,7 @@ from .layouts import (
     ReadKind,
     token_shape,
 )
+from .memory.skid import Skid
 from .numeric.fp32 import ONE
 
 __all__ = ["Embed", "InputRecordLayout", "TablesLayout"]
@@ -25,6 +26,8 @@ _FP16_UNIT = -24
 """Exponent of the smallest subnormal FP16 number."""
 _FP16_SHIFT_MAX = 30
 """Exponent of FP16's infinity above the subnormals': finite numbers move less."""
+_FIXED_BITS = 11 + _FP16_SHIFT_MAX + 1
+"""Bits of a finite FP16 number in these units, with its sign."""
 _TOKEN_BITS = 24
 """Bits of a token id that can be looked up."""
 
@@ -50,6 +53,19 @@ class InputRecordLayout(data.StructLayout):
 
     def __init__(self):
         super().__init__({"token": 32, "flags": 32, "attention": 64, "mlp": 64, "reserved": 64})
+
+
+class _PlacedLayout(data.StructLayout):
+    """Two neighbouring elements of a token's row."""
+
+    def __init__(self, config: CoreConfig, shape: Shape):
+        super().__init__(
+            {
+                "values": data.ArrayLayout(shape, 2),
+                "token": token_shape(config),
+                "index": 16,
+            }
+        )
 
 
 class Embed(wiring.Component):
@@ -169,12 +185,13 @@ class Embed(wiring.Component):
         ]
         rows = Signal()  # all records are in: words are rows from now on
         consumed = Signal()  # the last row went by
-        self.build_requests(m, look_up, rows, consumed)
-        self.build_rows(m, rows, consumed)
+        active = Signal()
+        self.build_requests(m, look_up, active, rows, consumed)
+        self.build_rows(m, active, rows, consumed)
         return m
 
     def build_requests(
-        self, m: Module, look_up: memory.ReadPort, rows: Signal, consumed: Signal
+        self, m: Module, look_up: memory.ReadPort, active: Signal, rows: Signal, consumed: Signal
     ) -> None:
         """Records first; then, token for token, the rows' addresses and reads."""
         c = self._config
@@ -183,10 +200,8 @@ class Embed(wiring.Component):
         index = Signal(range(c.max_chunk + 1))
         last = Signal()
         input_at, row_at, rope_at = Signal(ADDRESS_BITS), Signal(ADDRESS_BITS), Signal(ADDRESS_BITS)
-        active = Signal()
         place = Signal(range(max(2, per_word)))
         m.d.comb += [
-            self.idle.eq(~active),
             last.eq(index + 1 == self.count),
             look_up.addr.eq(index),
             place.eq(index & (per_word - 1)),
@@ -265,32 +280,45 @@ class Embed(wiring.Component):
                 m.d.sync += [active.eq(0), rows.eq(0)]
                 m.next = "IDLE"
 
-    def build_rows(self, m: Module, rows: Signal, consumed: Signal) -> None:
+    def build_rows(self, m: Module, active: Signal, rows: Signal, consumed: Signal) -> None:
         """Embedding words → pairs; RoPE words → the RoPE buffer."""
         c = self._config
         word = self.words.payload
         token = Signal(range(c.max_chunk + 1))
         pair = Signal(16)
+        # Selecting from a word and converting from FP16 are a cycle each.
+        m.submodules.selected = selected = Skid(shape=_PlacedLayout(c, unsigned(16)))
+        m.submodules.converted = converted = Skid(shape=_PlacedLayout(c, signed(_FIXED_BITS)))
+        m.d.comb += self.idle.eq(~active & ~selected.o.valid & ~converted.o.valid)
 
         pairs_per_word = c.word_bytes // 4
         pair_place = Signal(range(pairs_per_word))
-        halves = Signal(data.ArrayLayout(unsigned(16), 2))
         m.d.comb += [
             pair_place.eq(pair),
-            halves.eq(word.word_select(pair_place, 32)),
+            selected.i.payload.values.as_value().eq(word.word_select(pair_place, 32)),
+            selected.i.payload.token.eq(token),
+            selected.i.payload.index.eq(pair),
+            selected.o.ready.eq(converted.i.ready),
+            converted.i.valid.eq(selected.o.valid),
+            converted.i.payload.token.eq(selected.o.payload.token),
+            converted.i.payload.index.eq(selected.o.payload.index),
+            converted.o.ready.eq(self.o.ready),
+            self.o.valid.eq(converted.o.valid),
             self.o.payload.exponent.eq(_FP16_UNIT),
             self.o.payload.scale.eq(ONE),
             self.o.payload.kind.eq(PairKind.EMBED),
-            self.o.payload.token.eq(token),
-            self.o.payload.index.eq(pair),
+            self.o.payload.token.eq(converted.o.payload.token),
+            self.o.payload.index.eq(converted.o.payload.index),
         ]
         for n in range(2):
-            fraction, field, sign = halves[n][:10], halves[n][10:15], halves[n][15]
+            half = selected.o.payload.values[n]
+            fraction, field, sign = half[:10], half[10:15], half[15]
             normal = field.any()
-            magnitude = Signal(11 + _FP16_SHIFT_MAX, name=f"magnitude_{n}")
+            magnitude = Signal(_FIXED_BITS - 1, name=f"magnitude_{n}")
             m.d.comb += [
                 magnitude.eq(Cat(fraction, normal) << Mux(normal, field - 1, 0)[:5]),
-                self.o.payload.accumulator[n].eq(Mux(sign, -magnitude, magnitude)),
+                converted.i.payload.values[n].eq(Mux(sign, -magnitude, magnitude)),
+                self.o.payload.accumulator[n].eq(converted.o.payload.values[n]),
             ]
 
         angles_per_word = c.word_bytes // 8
@@ -314,9 +342,9 @@ class Embed(wiring.Component):
                 with m.If(rows & (token != self.count)):
                     m.d.comb += [
                         final.eq(pair + 1 == self.hidden_pairs),
-                        self.o.valid.eq(self.words.valid),
+                        selected.i.valid.eq(self.words.valid),
                     ]
-                    with m.If(self.o.valid & self.o.ready):
+                    with m.If(selected.i.valid & selected.i.ready):
                         m.d.comb += self.words.ready.eq(final | (pair_place == pairs_per_word - 1))
                         m.d.sync += pair.eq(pair + 1)
                         with m.If(final):

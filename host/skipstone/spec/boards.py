@@ -16,7 +16,17 @@ from types import MappingProxyType
 from .config import CoreConfig, named_config
 from .errors import ConfigError
 
-__all__ = ["BOARDS", "LIMITS", "RESOURCES", "VLNV", "Board", "Family", "Memory", "named_board"]
+__all__ = [
+    "BOARDS",
+    "LIMITS",
+    "MAX_LEVELS",
+    "RESOURCES",
+    "VLNV",
+    "Board",
+    "Family",
+    "Memory",
+    "named_board",
+]
 
 VLNV = ("skipstone.org", "skipstone", "skipstone_core", "1.0")
 """Vendor, library, name and version of the core as an IP; PYNQ finds the driver by it."""
@@ -27,6 +37,10 @@ RESOURCES = ("lut", "ff", "dsp", "bram", "uram")
 
 LIMITS = MappingProxyType({"lut": 0.7, "ff": 0.5, "dsp": 0.8, "bram": 0.8, "uram": 0.8})
 """Largest share of a budget that a build may take."""
+
+MAX_LEVELS = 10
+"""Most levels of logic between two registers that a build should have at 225 MHz and above on
+UltraScale+."""
 
 
 class Family(Enum):

@@ -34,6 +34,7 @@ def baseline_document(tool: str, core: str, rows: Iterable[UnitRow]) -> dict[str
             row.name: {
                 **{r: row.uses[r] for r in RESOURCES if row.uses.get(r)},
                 "levels": row.levels,
+                "entering": row.entering_levels,
             }
             for row in sorted(rows, key=lambda row: row.name)
         },
@@ -64,10 +65,12 @@ def growth(baseline: Mapping[str, Any], rows: Iterable[UnitRow]) -> list[str]:
             was, now = known.get(r, 0), row.uses.get(r, 0)
             if now > was * (1 + TOLERANCE) + _SLACK.get(r, 0):
                 found.append(f"{row.name}: {r} was {was:g}, is {now:g}")
-        if row.levels > known["levels"]:
-            found.append(
-                f"{row.name}: levels were {known['levels']}, are {row.levels} ({row.path})"
-            )
+        for name, was, now, path in (
+            ("levels", known["levels"], row.levels, row.path),
+            ("entering levels", known["entering"], row.entering_levels, row.entering_path),
+        ):
+            if now > was:
+                found.append(f"{row.name}: {name} were {was}, are {now} ({path})")
     return found
 
 

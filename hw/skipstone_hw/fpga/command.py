@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from skipstone.cli.console import Narrator, output, stderr_console
-from skipstone.spec.boards import BOARDS, named_board
+from skipstone.spec.boards import BOARDS, MAX_LEVELS, named_board
 from skipstone.spec.errors import ConfigError
 
 from .baseline import baseline_document, compare
@@ -57,7 +57,8 @@ def build_command(
     console = output()
     if report is not None:
         console.print(table(report, chosen))
-        console.print(f"longest path: {report.levels} levels, {report.path}")
+        aim = "" if report.levels <= MAX_LEVELS else f" (should be at most {MAX_LEVELS})"
+        console.print(f"longest path: {report.levels} levels{aim}, {report.path}")
         baseline = BASELINES / chosen.name / "baseline.json"
         if accept:
             baseline.parent.mkdir(parents=True, exist_ok=True)

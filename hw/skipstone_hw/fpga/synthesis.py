@@ -10,7 +10,7 @@ import gzip
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from .primitives import primitive
 from .timing import Timing, analyze
 from .yosys import run_yosys, yosys_version
 
-__all__ = ["UnitResult", "synthesize", "synthesize_unit"]
+__all__ = ["UnitResult", "synthesize", "synthesize_unit", "uses_of"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -129,8 +129,18 @@ def _renamed(timing: Timing, own: Iterable[str], here: Iterable[str]) -> Timing:
     )
 
 
-def _uses(cells: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    total: Counter[str] = Counter()
+def uses_of(cells: Collection[Mapping[str, Any]]) -> dict[str, float]:
+    """Resources. On AMD devices a carry chain is fed through a LUT, whether it computes or not."""
+    computed = {
+        bit for c in cells if c["type"].startswith("LUT") for bit in c["connections"].get("O", ())
+    }
+    fed = sum(
+        isinstance(bit, int) and bit not in computed
+        for c in cells
+        if c["type"] in ("CARRY4", "CARRY8")
+        for bit in c["connections"]["S"]
+    )
+    total: Counter[str] = Counter(lut=fed) if fed else Counter()
     for cell in cells:
         for resource, count in primitive(cell["type"], cell["parameters"]).uses.items():
             total[resource] += count  # type: ignore[assignment]
@@ -161,7 +171,7 @@ def synthesize_unit(
             for kind, (child, here) in unit.children.items()
         }
         document = {
-            "uses": _uses(mapped),
+            "uses": uses_of(mapped),
             "cells": dict(sorted(Counter(c["type"] for c in mapped).items())),
             "placed": dict(sorted(Counter(c["type"] for c in placed).items())),
             "timing": analyze(module, timings, unit.instances).to_json(),

@@ -61,7 +61,7 @@ def _design_lines(board: Board) -> list[str]:
         "CONFIG.PSU__USE__M_AXI_GP2": "0",
         "CONFIG.PSU__USE__IRQ0": "1",
         "CONFIG.PSU__FPGA_PL0_ENABLE": "1",
-        "CONFIG.PSU__CRL_APB__PL0_REF_CTRL__FREQMHZ": f"{100:g}",
+        "CONFIG.PSU__CRL_APB__PL0_REF_CTRL__FREQMHZ": "100",
         **{_PS_ENABLE[name]: "1" for name in sharing},
     }
     lines = [

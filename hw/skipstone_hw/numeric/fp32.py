@@ -14,6 +14,8 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, ceil_log2
 
+from .pipeline import delay
+
 __all__ = ["ONE", "FpAdd", "FpMultiply", "FpToFixed", "IntToFp", "fp_greater", "fp_negate"]
 
 ONE = 0x3F800000
@@ -87,8 +89,9 @@ def _round(m: Module, *, sign: Value, exponent: Value, fraction: Value) -> Signa
 class FpMultiply(wiring.Component):
     """binary32 multiplier.
 
-    One product per cycle, `PIPELINE_CYCLES` later: the 24 × 24 bit product, normalisation,
-    rounding. Tested on random bit patterns of all exponents, at overflow, underflow and ties.
+    One product per cycle, `PIPELINE_CYCLES` later: 24 × 17 and 24 × 7 bit products, their sum,
+    normalisation, rounding. Tested on random bit patterns of all exponents, at overflow, underflow
+    and ties.
 
     Members
     -------
@@ -98,7 +101,9 @@ class FpMultiply(wiring.Component):
         ``fp32.mul(a, b)``.
     """
 
-    PIPELINE_CYCLES = 3
+    PIPELINE_CYCLES = 4
+    _LOW_BITS = 17
+    """What a 27 × 18 bit signed multiplier takes of an unsigned factor."""
 
     a: Signal
     b: Signal
@@ -110,14 +115,19 @@ class FpMultiply(wiring.Component):
     def elaborate(self, platform):
         m = Module()
 
-        product = Signal(48, reset_less=True)
-        exponent = Signal(signed(10), reset_less=True)
-        sign = Signal(reset_less=True)
+        factor, other = _significand(self.a), _significand(self.b)
+        low = Signal(24 + self._LOW_BITS, reset_less=True)
+        high = Signal(48 - self._LOW_BITS, reset_less=True)
         m.d.sync += [
-            product.eq(_significand(self.a) * _significand(self.b)),
-            exponent.eq(self.a[23:31] + self.b[23:31] - _BIAS),
-            sign.eq(self.a[31] ^ self.b[31]),
+            low.eq(factor * other[: self._LOW_BITS]),
+            high.eq(factor * other[self._LOW_BITS :]),
         ]
+        product = Signal(48, reset_less=True)
+        m.d.sync += product.eq(low + (high << self._LOW_BITS))
+        exponent = delay(
+            m, (self.a[23:31] + self.b[23:31] - _BIAS)[:10].as_signed(), 2, name="exponent"
+        )
+        sign = delay(m, self.a[31] ^ self.b[31], 2, name="sign")
 
         # The product of two significands in [1, 2) is in [1, 4).
         carry = product[47]
@@ -145,7 +155,8 @@ class FpMultiply(wiring.Component):
 class FpAdd(wiring.Component):
     """binary32 adder.
 
-    One sum per cycle, `PIPELINE_CYCLES` later: order by magnitude, align and add, normalise, round.
+    One sum per cycle, `PIPELINE_CYCLES` later: order by magnitude, align and add, count leading
+    zeros, normalise, round.
     Tested on random bit patterns, cancellation, ties, and sums far apart.
 
     Members
@@ -156,7 +167,7 @@ class FpAdd(wiring.Component):
         ``fp32.add(a, b)``.
     """
 
-    PIPELINE_CYCLES = 4
+    PIPELINE_CYCLES = 5
 
     a: Signal
     b: Signal
@@ -209,15 +220,18 @@ class FpAdd(wiring.Component):
             total_sign.eq(sign),
         ]
 
-        zeros = Signal(5)
-        m.d.comb += zeros.eq(_leading_zeros(m, total))
+        zeros = Signal(5, reset_less=True)
+        m.d.sync += zeros.eq(_leading_zeros(m, total))
+        counted = delay(m, total, 1, name="counted")
+        counted_exponent = delay(m, total_exponent, 1, name="counted_exponent")
+        counted_sign = delay(m, total_sign, 1, name="counted_sign")
         normal = Signal(28, reset_less=True)
         normal_exponent = Signal(signed(10), reset_less=True)
         normal_sign = Signal(reset_less=True)
         m.d.sync += [
-            normal.eq(total << zeros),
-            normal_exponent.eq(total_exponent + 1 - zeros),
-            normal_sign.eq(total_sign),
+            normal.eq(counted << zeros),
+            normal_exponent.eq(counted_exponent + 1 - zeros),
+            normal_sign.eq(counted_sign),
         ]
 
         m.d.comb += self.o.eq(

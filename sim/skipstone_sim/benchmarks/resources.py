@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from skipstone.spec.boards import LIMITS, RESOURCES, Board, named_board
+from skipstone.spec.boards import LIMITS, MAX_LEVELS, RESOURCES, Board, named_board
 from skipstone_hw.fpga.board import report_board
 from skipstone_hw.fpga.report import Report
 
@@ -41,7 +41,7 @@ def rows(report: Report, board: Board) -> list[Row]:
         *shares,
         Row(
             figure=f"{name}_logic_levels", value=report.levels, unit="levels", kind="synthesis",
-            subject=report.path,
+            subject=report.path, aim=f"≤ {MAX_LEVELS}",
         ),
         Row(
             figure=f"{name}_synthesis_time", value=round(report.seconds), unit="s",

@@ -182,6 +182,8 @@ def test_growth_names_the_unit():
     assert growth(baseline, [row("linear", dsp=11)]) == ["linear: dsp was 10, is 11"]
     assert growth(baseline, [row("linear", dsp=10, bram=1)]) == ["linear: bram was 0, is 1"]
     assert growth(baseline, [row(levels=6)])[-1] == "array: levels were 5, are 6 (a → b)"
+    deeper = dataclasses.replace(row(), entering_levels=3, entering_path="x.a → b")
+    assert growth(baseline, [deeper]) == ["array: entering levels were 0, are 3 (x.a → b)"]
     assert growth(baseline, [row("mix")]) == ["mix: not in the baseline"]
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from skipstone_hw.fpga.primitives import ADDER_LEVELS, MEMORY_LEVELS, MULTIPLIER_LEVELS, primitive
+from skipstone_hw.fpga.synthesis import uses_of
 from skipstone_hw.fpga.timing import Path, Timing, analyze
 
 WAYS = {
@@ -190,3 +191,13 @@ def test_memories_by_their_output_register():
     assert primitive("RAMB36E2", {"DOB_REG": "1"}).launch == 0
     assert primitive("RAMB36E2", {"DOA_REG": "0", "DOB_REG": "0"}).launch == MEMORY_LEVELS
     assert primitive("URAM288", {"OREG_B": "TRUE"}).launch == 0
+
+
+def test_a_carry_chain_takes_the_luts_that_feed_it():
+    def carry(*select):
+        return {"type": "CARRY4", "parameters": {}, "connections": {"S": list(select)}}
+
+    lut = {"type": "LUT2", "parameters": {}, "connections": {"O": [7]}}
+    register = {"type": "FDRE", "parameters": {}, "connections": {"Q": [8]}}
+    assert uses_of([lut, register, carry(7, 8, 9, "0")]) == {"carry": 4, "ff": 1, "lut": 3}
+    assert uses_of([register]) == {"ff": 1}
