@@ -92,10 +92,15 @@ def core_target(core: CoreConfig) -> Target:
 
 
 def find_target(name: str) -> Target:
-    """The board, or the core configuration, called `name`; ConfigError lists the known ones."""
+    """The board, or the core configuration, called `name`; ConfigError lists the known ones.
+
+    A board is estimated with the core configuration of its own name, at that one's clock; where
+    there is none, with the core that its flow builds.
+    """
+    if name in BOARDS and name in CONFIGS:
+        return board_target(name, CONFIGS[name], CONFIGS[name].clock_mhz)
     if name in BOARDS:
-        board = BOARDS[name]
-        return board_target(name, board.config, board.clock_mhz)
+        return board_target(name, BOARDS[name].config, BOARDS[name].clock_mhz)
     if name in CONFIGS:
         return core_target(CONFIGS[name])
     known = ", ".join((*BOARDS, *CONFIGS))
