@@ -274,7 +274,7 @@ BOARD_CONFIGS = {
         ),
         CoreConfig(
             name="zcu104", rows=32, columns=8, lanes=8, ports=4, port_bits=256, group=128,
-            max_hidden=2048, max_ffn=8192, max_query=2048, max_context=2048, max_chunk=16,
+            max_hidden=2048, max_ffn=8192, max_query=2048, max_context=2048, max_chunk=8,
             max_layers=22, clock_mhz=200.0,
         ),
         # DDR3, 4.2 GB/s, and few LUTs: models of some ten million parameters.
