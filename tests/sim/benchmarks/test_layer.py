@@ -21,11 +21,11 @@ def test_a_layer(memory):
         [SHAPE], core=CORE.name, contexts=[20], chunks=[8], skips=(0.0,), tokens=1, memory=memory
     )
     value = {row.figure: row.value for row in rows}
-    # Weights: nibbles of all matrices and one scale word for each run of groups; K and V: a word of
-    # each for every token, and an exponent word for every 16.
+    # Nibbles of all matrices; a scale word for two groups of every eight columns; K and V: a word
+    # for every token and KV head, and an exponent word for every 16.
     weights = 128 * (2 * 128 + 2 * 64 + 3 * 256)
-    scales = 8 * (2 * 16 + 2 * 8 + 2 * 32) // 4 + 16 * 4
-    assert value["decode_layer_bound"] == weights // 64 + scales // 4 + 2 * (2 * 20 + 2)
+    scales = (128 + 2 * 64 + 128 + 2 * 256) // 8 * (4 // 2) + 128 // 8 * (8 // 2)
+    assert value["decode_layer_bound"] == weights // 64 + scales + 2 * (2 * 20 + 2)
     share = value["decode_layer_bound"] / value["decode_layer_cycles"]
     deliverable = 1.0 if memory == "ideal" else DRAMS[memory].deliverable(CORE)
     assert value["decode_bandwidth_efficiency"] == pytest.approx(100 * share / deliverable)
