@@ -1,9 +1,11 @@
 """What a core takes of a device, before anything is synthesized; and whether a board has it.
 
 Multipliers and memory blocks are counted: they follow from the configuration. LUTs and flip-flops
-are sums of terms, each with a size that it grows with; the coefficients are those that Yosys found
-for the units of the smallest core, so a figure is good to a quarter or so: enough to refuse what
-cannot fit, not to say how full a device will be.
+are sums of terms, each with a size that it grows with. Their coefficients come from Yosys'
+synthesis of the units of the smallest core (sim-tiny, UltraScale+), whose constant parts are taken
+for proportional where they cannot be told apart: good to a third or so, enough to refuse what
+cannot fit, not to say how full a device will be. Vendors' tools need fewer, for one because they
+add up products in the DSP blocks.
 """
 
 from __future__ import annotations
@@ -72,13 +74,13 @@ def multipliers(c: CoreConfig) -> dict[str, int]:
     return {
         "array": c.lanes * c.rows * math.ceil(c.columns / c.products_per_dsp),
         "scales": wide * c.lanes * c.columns,
-        "probabilities": wide * _PER_PROBABILITY * c.lanes * heads,
-        "floating point": wide * _FLOATING_POINT,
+        "probabilities": wide * c.lanes * heads,
+        "floating point": _FLOATING_POINT,
     }
 
 
-_PER_PROBABILITY = 2
-_FLOATING_POINT = 48
+_FLOATING_POINT = 40
+_LUT4_PER_LUT6 = 1.7
 
 
 @dataclass(frozen=True)
@@ -90,19 +92,23 @@ class _Term:
     ff: float
 
 
-_PRODUCT = {  # products per DSP, multiplier → LUTs and FFs for each product: `bench packing`
-    (1, "27x18"): (28.0, 27.0),
-}
-
-
 def _terms(c: CoreConfig) -> list[_Term]:
-    raise NotImplementedError
+    repair = 12.0 * c.packing.overlap / 3 if c.packing.overlap else 0.0
+    return [
+        _Term(c.lanes * c.rows * c.columns, 42.0 + repair, 46.0),  # array
+        _Term(c.lanes * c.columns, 290.0, 300.0),  # scaling, accumulators, drain
+        _Term(c.lanes * c.word_bytes, 80.0, 60.0),  # queries, mixing
+        _Term(c.lanes * (c.word_bytes >> 5), 1200.0, 770.0),  # scores, probabilities
+        _Term(c.word_bits, 19.0, 9.0),  # whoever takes words: reader, writer, program, embedding
+        _Term(1, 12_000.0, 10_000.0),  # control, epilogue, reductions
+    ]
 
 
 def luts_and_ffs(c: CoreConfig) -> tuple[int, int]:
     """LUTs (of the device's kind) and flip-flops."""
     terms = _terms(c)
-    return round(sum(t.size * t.lut for t in terms)), round(sum(t.size * t.ff for t in terms))
+    lut = sum(t.size * t.lut for t in terms) * (_LUT4_PER_LUT6 if c.dsp == "18x18" else 1)
+    return round(lut), round(sum(t.size * t.ff for t in terms))
 
 
 def resources(c: CoreConfig, budget: Mapping[str, int]) -> dict[str, int]:
