@@ -20,6 +20,7 @@ from amaranth.lib import wiring
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.registers import VERSION
 
+from .clocked import merge_registers
 from .leaf import LeafLibrary, leaf_port_name, member_ports
 
 __all__ = ["TOP", "emit_component", "emit_verilog", "manifest", "port_name"]
@@ -61,7 +62,7 @@ def _convert(
         component, name=name, platform=library, ports=ports, emit_src=False,
         strip_internal_attrs=True,
     )  # fmt: skip
-    return _CONSTANT_BLOCK.sub(r"always_comb\n\1", text)
+    return merge_registers(_CONSTANT_BLOCK.sub(r"always_comb\n\1", text))
 
 
 def emit_verilog(config: CoreConfig, *, probe: bool = False) -> str:

@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from .config import CoreConfig, named_config
 from .errors import ConfigError
+from .resources import check_budget
 
 __all__ = [
     "BOARDS",
@@ -94,8 +95,10 @@ class Board:
 
     @property
     def config(self) -> CoreConfig:
-        """The core configuration."""
-        return named_config(self.core)
+        """The core configuration. Raises ConfigError if it takes more than the board has."""
+        config = named_config(self.core)
+        check_budget(config, self.name, self.budget)
+        return config
 
 
 def _budget(lut: int, ff: int, dsp: int, bram: int, uram: int) -> MappingProxyType[str, int]:

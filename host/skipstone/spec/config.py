@@ -248,35 +248,37 @@ SIMULATION_CONFIGS = {
 BOARD_CONFIGS = {
     c.name: c
     for c in (
-        # HBM cards: a port of 512 bits at 225 MHz takes the whole of a pseudo channel.
+        # HBM cards. A port of 512 bits at 225 MHz takes the whole of a pseudo channel. As many
+        # LUTs as the card has allow for two lanes, so for models without grouped queries.
         CoreConfig(
-            name="u280", rows=128, columns=32, lanes=4, ports=32, port_bits=512, group=128,
-            max_hidden=5120, max_ffn=14336, max_query=5120, max_context=4096, max_chunk=64,
+            name="u280", rows=128, columns=32, lanes=2, ports=32, port_bits=512, group=128,
+            max_hidden=5120, max_ffn=13824, max_query=5120, max_context=4096, max_chunk=64,
             max_layers=40, max_program=512, fifo_words=128, burst_beats=32, outstanding=16,
             clock_mhz=225.0,
         ),
-        # Half the columns on half the device: two lanes only share a weight.
+        # Half the width, twice the lanes: four query heads to a KV head.
         CoreConfig(
-            name="u55c", rows=128, columns=32, lanes=2, ports=32, port_bits=512, group=128,
+            name="u55c", rows=64, columns=32, lanes=4, ports=32, port_bits=256, group=128,
             max_hidden=5120, max_ffn=14336, max_query=5120, max_context=4096, max_chunk=32,
             max_layers=40, max_program=512, fifo_words=128, burst_beats=32, outstanding=16,
             clock_mhz=225.0,
         ),
         CoreConfig(
             name="u50", rows=64, columns=32, lanes=2, ports=32, port_bits=256, group=128,
-            max_hidden=4096, max_ffn=14336, max_query=4096, max_context=4096, max_chunk=16,
+            max_hidden=4096, max_ffn=11008, max_query=4096, max_context=4096, max_chunk=32,
             max_layers=32, max_program=512, fifo_words=128, burst_beats=32, outstanding=16,
             clock_mhz=225.0,
         ),
-        # DDR4 boards, 19.2 GB/s: the size of TinyLlama and Llama 3.2 1B.
+        # DDR4 boards, 19.2 GB/s, of which 14.4 are taken by 64 bytes at 225 MHz: models of the size
+        # of Llama 3.2 1B.
         CoreConfig(
-            name="kv260", rows=32, columns=8, lanes=4, ports=4, port_bits=256, group=128,
-            max_hidden=2048, max_ffn=8192, max_query=2048, max_context=1024, max_chunk=8,
-            max_layers=22, clock_mhz=200.0,
+            name="kv260", rows=16, columns=8, lanes=4, ports=4, port_bits=128, group=128,
+            max_hidden=2048, max_ffn=8192, max_query=2048, max_context=1024, max_chunk=4,
+            max_layers=22, clock_mhz=225.0,
         ),
         CoreConfig(
-            name="zcu104", rows=32, columns=8, lanes=8, ports=4, port_bits=256, group=128,
-            max_hidden=2048, max_ffn=8192, max_query=2048, max_context=2048, max_chunk=16,
+            name="zcu104", rows=32, columns=8, lanes=4, ports=4, port_bits=256, group=128,
+            max_hidden=2048, max_ffn=8192, max_query=2048, max_context=2048, max_chunk=8,
             max_layers=22, clock_mhz=200.0,
         ),
         # DDR3, 4.2 GB/s, and few LUTs: models of some ten million parameters.

@@ -240,5 +240,36 @@ def ulx3s_command(
     )  # fmt: skip
 
 
+@app.command("layer")
+def layer_command(
+    shape: Annotated[
+        list[str] | None, typer.Option(help=f"One of {', '.join(SHAPES)}; may be repeated.")
+    ] = None,
+    core: Annotated[str, typer.Option(help="Core configuration.")] = "u280",
+    context: Annotated[list[int] | None, typer.Option(min=1, help="May be repeated.")] = None,
+    chunk: Annotated[list[int] | None, typer.Option(min=1, help="May be repeated.")] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to decode for each figure.")] = 2,
+    memory: Annotated[
+        str | None, typer.Option(help="ideal, hbm2 or ddr4; by default the board's.")
+    ] = None,
+    json: JsonOption = None,
+) -> None:
+    """A full-size decoder layer on a card's core, in RTL: bandwidth and array utilisation; slow."""
+    from .layer import run
+
+    shapes, contexts, chunks = shape or ["llama-2-7b"], context or [128], chunk or [64]
+
+    def measure(narrator: Narrator) -> list[Row]:
+        return run(
+            shapes, core=core, contexts=contexts, chunks=chunks, tokens=tokens, memory=memory,
+            progress=narrator.line,
+        )  # fmt: skip
+
+    _report(
+        "layer", measure, json, shape=shapes, core=core, context=contexts, chunk=chunks,
+        tokens=tokens, memory=memory,
+    )  # fmt: skip
+
+
 if __name__ == "__main__":
     app(prog_name="bench")

@@ -1,0 +1,198 @@
+"""A decoder layer of a public model, at full size, through the simulated gateware.
+
+Figures are of one layer in the middle of a model: what a stack of two costs more than a stack of
+one, so that fetching the program, embedding and logits do not count. Weights are random; which
+tokens execute what is given by the host. The context before a measured token is made of tokens that
+store K and V in every layer and skip all else (`kv_recompute`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from skipstone.compiler import compile_model
+from skipstone.model import ModelConfig, named_shape
+from skipstone.runtime import DecisionMap, Engine
+from skipstone.spec.config import CoreConfig, named_config
+from skipstone.spec.image import Image
+from skipstone.spec.records import MODULES
+from skipstone_sim.dram import DRAMS, Dram
+from skipstone_sim.random_model import random_model
+from skipstone_sim.rtl import RtlDevice
+
+from .bound import SequenceBound
+from .rows import Row
+
+__all__ = ["BOARD_DRAM", "run"]
+
+Progress = Callable[[str], None]
+
+BOARD_DRAM = {"u280": "hbm2", "u50": "hbm2", "u55c": "hbm2", "kv260": "ddr4", "zcu104": "ddr4"}
+"""Memory of the boards whose cores these are."""
+
+_LAYERS = (1, 2)
+
+
+@dataclass
+class LayerCost:
+    """What the second layer of a stack costs.
+
+    Attributes
+    ----------
+    counters : Counter of str
+        Differences of the core's counters.
+    bound : int
+        Words of weights, K and V that had to be read.
+    """
+
+    counters: Counter[str] = field(default_factory=Counter)
+    bound: int = 0
+
+
+def stack(shape: ModelConfig, layers: int, core: CoreConfig, capacity: int) -> Image:
+    """Image of `layers` random layers of `shape`, with a small vocabulary."""
+    small = replace(
+        shape, name=f"{shape.name} layer", layers=layers, vocab=max(64, core.columns),
+        max_positions=capacity, kv_rule="kv_recompute", tied=False,
+    )  # fmt: skip
+    model = random_model(small, group=core.group, skip=None, branch=0.1)
+    return compile_model(model, core, kv_capacity=capacity)
+
+
+class _Pair:
+    """Stacks of one layer and of two, taking the same sequence."""
+
+    def __init__(self, device: RtlDevice, shape: ModelConfig, capacity: int):
+        self._device = device
+        self._images = [stack(shape, layers, device.config, capacity) for layers in _LAYERS]
+        self.wall_s, self.cycles = 0.0, 0
+
+    def measure(self, before: int, chunks: Sequence[DecisionMap]) -> list[LayerCost]:
+        """Costs of chunks that follow each other from position `before` on; each is (tokens,
+        layers, modules)."""
+        costs = [LayerCost() for _ in chunks]
+        whole = np.concatenate([np.zeros((before, 2, len(MODULES)), np.bool_), *chunks])
+        for image, layers, sign in zip(self._images, _LAYERS, (-1, 1), strict=True):
+            engine = Engine(self._device, image)
+            tokens = [n % engine.vocabulary for n in range(len(whole))]
+            decisions = np.ascontiguousarray(whole[:, :layers])
+            bound = SequenceBound(image, decisions)
+            begin, started = time.perf_counter(), self._device.cycles
+            if before:
+                engine.forward(tokens[:before], decisions=decisions[:before])
+            for chunk, cost in zip(chunks, costs, strict=True):
+                at = range(engine.length, engine.length + len(chunk))
+                part = slice(at.start, at.stop)
+                result = engine.forward(tokens[part], at.start, decisions=decisions[part])
+                for name, value in result.counters.items():
+                    cost.counters[name] += sign * value
+                cost.bound += sign * (bound.weights(at) + sum(map(bound.kv, at)))
+            self.wall_s += time.perf_counter() - begin
+            self.cycles += self._device.cycles - started
+        return costs
+
+
+def _row_of(on: str, case: str) -> Callable[..., Row]:
+    def row(figure: str, value: float, unit: str = "", aim: str = "") -> Row:
+        return Row(
+            figure=figure, value=value, unit=unit, kind="rtl", subject=f"{on}, {case}", aim=aim
+        )
+
+    return row
+
+
+def _decode_rows(
+    cost: LayerCost, core: CoreConfig, dram: Dram | None, row: Callable[..., Row]
+) -> list[Row]:
+    cycles = cost.counters["cycles"]
+    share = cost.bound / cycles  # words of memory per cycle
+    deliverable = 1.0 if dram is None else dram.deliverable(core)
+    waiting = cost.counters["array_busy"] + cost.counters["stall_memory"]
+    out = [
+        row("decode_layer_cycles", cycles, "cycles"),
+        row("decode_layer_bound", cost.bound, "words"),
+        row("decode_bandwidth_efficiency", 100 * share / deliverable, "%", "at least 95"),
+        row("nonlinear_share", 100 * (1 - waiting / cycles), "%", "at most 2"),
+    ]
+    if dram is not None:
+        peak = share / dram.port_share(core)
+        out.append(row("decode_bandwidth_efficiency_of_peak", 100 * peak, "%"))
+    return out
+
+
+def _prefill_rows(
+    cost: LayerCost, shape: ModelConfig, core: CoreConfig, chunk: int, row: Callable[..., Row]
+) -> list[Row]:
+    query, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    weights = shape.hidden * (2 * query + 2 * kv + 3 * shape.ffn)
+    multipliers = core.rows * core.columns * core.lanes
+    cycles = cost.counters["cycles"]
+    used = chunk * weights / (multipliers * cycles)
+    return [
+        row("prefill_layer_cycles", cycles, "cycles"),
+        row("prefill_utilisation", 100 * used, "%", "at least 90"),
+    ]
+
+
+def run(
+    shapes: Sequence[str | ModelConfig],
+    *,
+    core: str = "u280",
+    contexts: Sequence[int] = (128,),
+    chunks: Sequence[int] = (64,),
+    skips: Sequence[float] = (0.0, 0.25),
+    tokens: int = 2,
+    memory: str | None = None,
+    progress: Progress | None = None,
+) -> list[Row]:
+    """Rows of each shape on `core`, behind `memory` (a key of `DRAMS`, or "ideal"; default: the
+    board's).
+
+    At each of `contexts`, `tokens` tokens are decoded one by one for each of `skips`, the share of
+    module executions that skip; each of `chunks` is prefilled at once.
+    """
+    config = named_config(core)
+    kind = memory or BOARD_DRAM.get(core, "ideal")
+    dram = None if kind == "ideal" else DRAMS[kind]
+    say = progress or (lambda line: None)
+    behind = None if dram is None else dram.model(config)
+    device = RtlDevice(config, memory=behind, watchdog_cycles=0, progress=progress)
+    longest = max(0, *(c + tokens * len(skips) for c in contexts), *chunks)
+    rng = np.random.default_rng(5)
+    out: list[Row] = []
+    wall_s, cycles = 0.0, 0
+    try:
+        for given in shapes:
+            shape = named_shape(given) if isinstance(given, str) else given
+            on = f"{shape.name} layer on {core}, {kind}"
+            say(f"making layers of {shape.name}")
+            pair = _Pair(device, shape, -(-longest // 64) * 64)
+
+            for context in contexts:
+                say(f"{shape.name}: decoding at context {context}")
+                maps = [rng.random((1, 2, len(MODULES))) >= s for s in skips for _ in range(tokens)]
+                costs = pair.measure(context - 1, maps)
+                for n, skip in enumerate(skips):
+                    total = LayerCost()
+                    for cost in costs[n * tokens : (n + 1) * tokens]:
+                        total.counters.update(cost.counters)
+                        total.bound += cost.bound
+                    row = _row_of(on, f"context {context}, {skip:.0%} skipped")
+                    out += _decode_rows(total, config, dram, row)
+            for chunk in chunks:
+                say(f"{shape.name}: prefilling {chunk} tokens")
+                (cost,) = pair.measure(0, [np.ones((chunk, 2, len(MODULES)), np.bool_)])
+                out += _prefill_rows(cost, shape, config, chunk, _row_of(on, f"chunk of {chunk}"))
+            wall_s, cycles = wall_s + pair.wall_s, cycles + pair.cycles
+    finally:
+        device.close()
+    rate = Row(
+        figure="simulated_cycles_per_wall_second", value=cycles / wall_s, unit="cycles/s",
+        kind="rtl", subject=core,
+    )  # fmt: skip
+    return [*out, rate]
