@@ -240,11 +240,13 @@ class GoldenLogic:
         return out
 
     def _finish(self, outcome: RunResult | DeviceError) -> None:
-        failed = isinstance(outcome, DeviceError)
-        self._put("ERROR_CODE", int(outcome.code) if isinstance(outcome, DeviceError) else 0)
-        self._put("ERROR_PC", outcome.pc if isinstance(outcome, DeviceError) else 0)
-        self._put("TOKENS_DONE", 0 if failed else outcome.tokens_done)  # type: ignore[union-attr]
-        self._put("NEXT_TOKEN", 0 if failed else outcome.next_token)  # type: ignore[union-attr]
+        if isinstance(outcome, DeviceError):
+            values = (int(outcome.code), outcome.pc, 0, 0)
+        else:
+            values = (0, 0, outcome.tokens_done, outcome.next_token)
+        names = ("ERROR_CODE", "ERROR_PC", "TOKENS_DONE", "NEXT_TOKEN")
+        for name, value in zip(names, values, strict=True):
+            self._put(name, value)
         for name, value in self._golden.counters().items():
             if name in COUNTERS:
                 self._put_pair(counter_offset(name), value)

@@ -75,6 +75,13 @@ class SkipstoneIP(DefaultIP):
 
     # -- what it is --------------------------------------------------------------------------------
 
+    def __repr__(self) -> str:
+        state = "running" if self._running else "idle" if self.idle else "busy"
+        return (
+            f"SkipstoneIP({self._fullpath} at {self.mmio.base_addr:#x}, version {self.version}, "
+            f"configuration {self.config_hash:016x}, {state})"
+        )
+
     @property
     def version(self) -> int:
         """Version of the instruction set, register map and numerics."""

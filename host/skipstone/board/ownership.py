@@ -22,7 +22,13 @@ class Ownership:
     def __init__(self, name: str):
         safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)
         path = Path(tempfile.gettempdir()) / f"skipstone-{safe}.lock"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            descriptor = os.open(path, flags, 0o666)
+        except OSError as error:
+            raise DeviceBusyError(
+                f"the device {name!r} cannot be locked: {path}: {error.strerror}"
+            ) from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
