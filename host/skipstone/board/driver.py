@@ -25,7 +25,7 @@ from ..spec.errors import (
     RunAbortedError,
 )
 from ..spec.registers import COUNTERS, REGISTERS, Control, counter_offset
-from .design import VLNV
+from .design import VLNV, register_descriptions
 from .protocol import CoreProtocol
 
 __all__ = ["SkipstoneIP"]
@@ -67,7 +67,11 @@ class SkipstoneIP(DefaultIP):
     interrupt: Any = None
 
     def __init__(self, description: dict[str, Any]):
-        super().__init__(description=description)
+        # Neither Vivado's handoff of an RTL module nor a kernel's arguments describe all registers.
+        described = description.get("registers") or {}
+        ports = int(description.get("parameters", {}).get("PORTS", 1))
+        registers = register_descriptions(ports) | described
+        super().__init__(description=description | {"registers": registers})
         self.protocol = CoreProtocol(self.read, self.write)
         self.time_dilation = float(getattr(self.device, "time_dilation", 1.0))
         self._running = False
