@@ -30,8 +30,8 @@ from .protocol import CoreProtocol
 
 __all__ = ["SkipstoneIP"]
 
-_RESET_S = 1.0
-"""How long the memory ports may take to fall quiet after a reset."""
+_RESET_S, _RESET_CORE_S = 1.0, 0.005
+"""How long memory ports may take to fall quiet after a reset: of our time, and of the core's."""
 _POLL_S = 2e-4
 _SLICE_S = 0.1
 """Between two looks at whether the run was reset from elsewhere."""
@@ -138,10 +138,9 @@ class SkipstoneIP(DefaultIP):
     def wait(self, timeout_s: float) -> RunResult:
         """Finish the run.
 
-        Raises DeviceError with the core's error,
-        DeviceTimeoutError if it does not end in time, InterruptLostError if it ended in time but no
-        interrupt came, RunAbortedError if it was reset meanwhile. After DeviceTimeoutError
-        the core still runs: `reset` it.
+        Raises DeviceError with the core's error, DeviceTimeoutError if it does not end in time,
+        InterruptLostError if it ended in time but no interrupt came, RunAbortedError if it was
+        reset meanwhile. After DeviceTimeoutError the core still runs: `reset` it.
         """
         if not self._running:
             raise RuntimeError("wait() without start()")
@@ -257,12 +256,13 @@ class SkipstoneIP(DefaultIP):
         """
         self._aborted, self._running = True, False
         self.protocol.request_reset()
-        deadline = time.monotonic() + _RESET_S * self.time_dilation
+        seconds = _RESET_S + _RESET_CORE_S * self.time_dilation
+        deadline = time.monotonic() + seconds
         while Control.IDLE not in self.protocol.control:
             if time.monotonic() > deadline:
                 raise DeviceTimeoutError(
-                    f"the core is not idle {_RESET_S:g} s after its reset: a memory port does not "
-                    "answer; download the bitstream again"
+                    f"the core is not idle {seconds:.3g} s after its reset: a memory port does "
+                    "not answer; download the bitstream again"
                 )
             time.sleep(_POLL_S)
 
