@@ -211,6 +211,7 @@ def test_ownership(tmp_path, monkeypatch):
     first.release()
     first.release()
     Ownership("a/b").release()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_lock_that_is_not_ours(tmp_path, monkeypatch):
