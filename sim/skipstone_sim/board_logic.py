@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from skipstone.board.design import used_registers
 from skipstone.devices import Run, RunResult
 from skipstone.spec import registers
 from skipstone.spec.config import CoreConfig
@@ -25,7 +26,7 @@ from .verilated import MemoryModel, Simulation
 
 __all__ = ["GoldenLogic", "Logic", "RtlLogic", "open_logic"]
 
-_CTRL = BY_NAME["CTRL"].offset
+_CTRL, _ISR = BY_NAME["CTRL"].offset, BY_NAME["IP_ISR"].offset
 _BATCH_CYCLES = 20_000
 """A host that wants a register waits at most for a batch: some 20 ms."""
 
@@ -63,8 +64,8 @@ class Logic(Protocol):
 
 
 class RtlLogic:
-    """The gateware, cycle by cycle. Its clock runs from a start or reset until the interrupt rises
-    or the host sees the core idle.
+    """The gateware, cycle by cycle. Its clock runs from a start or reset until the run's end shows
+    in IP_ISR or the host sees the core idle.
 
     Attributes
     ----------
@@ -117,7 +118,8 @@ class RtlLogic:
         with self._lock:
             self.simulation.run(_BATCH_CYCLES)
             self._interrupt = self.simulation.interrupt
-            if self._interrupt:
+            # Whoever polls has the interrupt off, but its status shows the end all the same.
+            if self._interrupt or self.simulation.read(_ISR):
                 self._busy = False
 
     def close(self) -> None:
@@ -140,6 +142,7 @@ class GoldenLogic:
         self._seen = np.zeros((0, config.word_bytes), np.uint8)
         self._lock = threading.Lock()
         self._values = {r.offset: 0 for r in registers.REGISTERS}
+        self._writable = {r.offset for r in used_registers(config) if r.access == "rw"}
         self._values[BY_NAME["VERSION"].offset] = registers.VERSION
         self._put_pair(BY_NAME["CONFIG_HASH_LOW"].offset, config.hash64)
         self._control = Control.IDLE
@@ -174,9 +177,9 @@ class GoldenLogic:
         with self._lock:
             if offset == _CTRL:
                 self._write_control(Control(value))
-            elif offset == BY_NAME["IP_ISR"].offset:
+            elif offset == _ISR:
                 self._values[offset] ^= value & 3
-            elif any(r.offset == offset and r.access == "rw" for r in registers.REGISTERS):
+            elif offset in self._writable:
                 self._values[offset] = value & 0xFFFFFFFF
 
     def _write_control(self, value: Control) -> None:
@@ -240,11 +243,13 @@ class GoldenLogic:
         return out
 
     def _finish(self, outcome: RunResult | DeviceError) -> None:
-        failed = isinstance(outcome, DeviceError)
-        self._put("ERROR_CODE", int(outcome.code) if isinstance(outcome, DeviceError) else 0)
-        self._put("ERROR_PC", outcome.pc if isinstance(outcome, DeviceError) else 0)
-        self._put("TOKENS_DONE", 0 if failed else outcome.tokens_done)  # type: ignore[union-attr]
-        self._put("NEXT_TOKEN", 0 if failed else outcome.next_token)  # type: ignore[union-attr]
+        if isinstance(outcome, DeviceError):
+            values = (int(outcome.code), outcome.pc, 0, 0)
+        else:
+            values = (0, 0, outcome.tokens_done, outcome.next_token)
+        names = ("ERROR_CODE", "ERROR_PC", "TOKENS_DONE", "NEXT_TOKEN")
+        for name, value in zip(names, values, strict=True):
+            self._put(name, value)
         for name, value in self._golden.counters().items():
             if name in COUNTERS:
                 self._put_pair(counter_offset(name), value)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["bitstream", "plot_decisions", "plot_logits"]
 
 _EXECUTED, _SKIPPED = "#4682b4", "#f0f0f0"
+_folders: list[tempfile.TemporaryDirectory[str]] = []
+"""Of overlays; removed at the end of the process."""
 
 
 def bitstream(core: str = "sim-tiny", logic: LogicKind = "rtl") -> Path:
@@ -34,7 +36,8 @@ def bitstream(core: str = "sim-tiny", logic: LogicKind = "rtl") -> Path:
         print(f"a real board; bitstream {path}")
         return path
     pynq_board.plug_in()
-    path = write_overlay(tempfile.mkdtemp(prefix="skipstone-"), named_config(core), logic=logic)
+    _folders.append(tempfile.TemporaryDirectory(prefix="skipstone-"))
+    path = write_overlay(_folders[-1].name, named_config(core), logic=logic)
     what = "the gateware, cycle by cycle" if logic == "rtl" else "the golden model"
     print(f"no FPGA here: a simulated KV260 in whose place runs {what}; core {core}")
     return path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,10 @@ _TIMEOUT_S = 300
 def run_notebook(path: Path) -> Any:
     """The notebook with its outputs. Raises CellExecutionError if a cell fails."""
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=_TIMEOUT_S, kernel_name="python3").execute()
+    client = NotebookClient(notebook, timeout=_TIMEOUT_S, kernel_name="python3")
+    # In a thread of its own: whoever calls may have an event loop to keep.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: asyncio.run(client.async_execute())).result()
     return notebook
 
 

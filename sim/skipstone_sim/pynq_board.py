@@ -14,6 +14,7 @@ import contextlib
 import os
 import select
 import threading
+import warnings
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -336,15 +337,28 @@ def _kernel_interrupt() -> KernelInterrupt:
     global _kernel
     if _kernel is None:
         _kernel = KernelInterrupt()
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            # UioController registers itself with the thread's event loop, which may not exist yet.
-            asyncio.set_event_loop(asyncio.new_event_loop())
+        _ensure_event_loop()
         controller = UioController(_kernel.descriptor)
         # Where pynq looks before it searches /proc/interrupts and /sys/class/uio.
         _InterruptController._uio_devices[PL_INTERRUPT] = controller
     return _kernel
+
+
+def _ensure_event_loop() -> None:
+    """UioController registers itself with the thread's event loop, which may not exist yet."""
+    try:
+        asyncio.get_running_loop()
+        return
+    except RuntimeError:
+        pass
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # from Python 3.12 on
+            usable = not asyncio.get_event_loop_policy().get_event_loop().is_closed()
+    except RuntimeError:
+        usable = False
+    if not usable:
+        asyncio.set_event_loop(asyncio.new_event_loop())
 
 
 def has_board() -> bool:

@@ -90,3 +90,12 @@ def test_bad_requests(llm):
         skipstone.LLM("nano", "toaster")
     with pytest.raises(AttributeError, match="no attribute 'LLMs'"):
         _ = skipstone.LLMs
+
+
+@pytest.mark.rtl
+def test_on_the_gateware(done):
+    with skipstone.LLM("nano", "rtl", core="sim-tiny") as llm:
+        text = llm.generate("Tom has a", max_tokens=8)
+    assert text.tokens == done.tokens
+    assert (text.executed == done.executed).all()
+    assert text.usage.statistics.decode.cycles > 0

@@ -7,6 +7,7 @@ import pytest
 
 import skipstone
 from skipstone.board.device import load_overlay
+from skipstone.build import build_image
 from skipstone.runtime import Engine, Sampler
 from skipstone.spec.config import CONFIGS
 from skipstone.spec.errors import ConfigError
@@ -45,6 +46,13 @@ def test_same_tokens_on_the_gateware(open_device, image, expected, style):
     assert generation.tokens == expected.tokens
     assert device.ip.cycles == device.counters()["cycles"] > 0
     assert device.ip.words_weights > 0
+
+
+@pytest.mark.rtl
+def test_two_ports_on_the_gateware(open_device):
+    image = build_image("nano", CONFIGS["sim-small"])
+    expected = tokens(GoldenDevice(image.config), image, 4).tokens
+    assert tokens(open_device("sim-small", "rtl"), image, 4).tokens == expected
 
 
 def test_ports_are_striped(open_device, image):

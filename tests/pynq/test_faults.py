@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 
+import pynq
 import pytest
 
 from skipstone.board.device import PynqDevice, load_overlay
@@ -23,6 +24,7 @@ from skipstone.spec.errors import (
     ImageError,
     InterruptLostError,
     RunAbortedError,
+    ToolError,
 )
 from skipstone_sim.golden import GoldenDevice
 from skipstone_sim.pynq_board import plug_in
@@ -166,6 +168,17 @@ def test_two_processes_at_once(overlay_path, image, expected):
     again = PynqDevice(overlay=device.overlay)
     again.close()
     board.unplug()
+
+
+def test_no_board(overlay_path, monkeypatch):
+    monkeypatch.setattr(type(pynq.Device), "_subclasses", {})
+    monkeypatch.delattr(pynq.Device, "_active_device", raising=False)
+    monkeypatch.delattr(pynq.Device, "_devices", raising=False)
+    with (
+        pytest.warns(UserWarning, match="No devices found"),
+        pytest.raises(ToolError, match="pynq finds no board here"),
+    ):
+        load_overlay(overlay_path())
 
 
 def test_misuse(open_device, image, expected):

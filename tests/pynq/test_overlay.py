@@ -32,8 +32,11 @@ def test_the_driver_is_bound(board, overlay_path, style):
     assert ip.version == registers.VERSION
     assert ip.config_hash == TINY.hash64
     assert ip.idle
+    assert repr(ip).endswith(f"version 1, configuration {TINY.hash64:016x}, idle)")
     ip.check_identity(TINY)
-    with pytest.raises(BitstreamError, match=r"270c3eaa|sim-small"):
+    with pytest.raises(
+        BitstreamError, match=r"host expects version 1 and [0-9a-f]{16} \(sim-small\)"
+    ):
         ip.check_identity(CONFIGS["sim-small"])
 
 
@@ -61,6 +64,24 @@ def test_register_map(overlay):
     assert overlay.skipstone_0.protocol.get("MODE") == registers.Mode.LOGITS
     with pytest.raises(AttributeError, match="no setter"):
         shown.VERSION = 99
+
+
+@pytest.mark.parametrize("style", ["zynq", "alveo"])
+def test_register_map_without_metadata(board, overlay_path, tmp_path, style):
+    """A handoff without registers, or with a kernel's arguments alone: the driver knows them."""
+    path = overlay_path(style=style)
+    if style == "zynq":
+        for suffix in (".bit", ".json"):
+            (tmp_path / f"skipstone{suffix}").write_bytes(path.with_suffix(suffix).read_bytes())
+        text = path.with_suffix(".hwh").read_text()
+        head, _, rest = text.partition("<REGISTERS>")
+        tail = rest.partition("</REGISTERS>")[2]
+        (tmp_path / "skipstone.hwh").write_text(f"{head}<REGISTERS/>{tail}")
+        path = tmp_path / "skipstone.bit"
+    shown = load_overlay(path).skipstone_0.register_map
+    assert shown.CTRL.AP_IDLE == 1
+    assert int(shown.ERROR_CODE) == 0
+    assert type(shown).WATCHDOG_CYCLES.__doc__
 
 
 def test_kernel_arguments_are_registers(board, overlay_path):

@@ -7,9 +7,10 @@ takes them from here.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..spec.config import CoreConfig
-from ..spec.registers import BY_NAME, PORT_BASE, REGISTERS, Register
+from ..spec.registers import BY_NAME, FIELDS, PORT_BASE, REGISTERS, Register
 
 __all__ = [
     "CORE_ADDRESS",
@@ -20,10 +21,12 @@ __all__ = [
     "INTERRUPT_PIN",
     "PL_INTERRUPT",
     "PROCESSING_SYSTEM",
+    "PYNQ_ACCESS",
     "VLNV",
     "Argument",
     "kernel_arguments",
     "port_name",
+    "register_descriptions",
     "used_registers",
 ]
 
@@ -43,6 +46,9 @@ PL_INTERRUPT = 121
 """Number of pl_ps_irq0[0] among the interrupts of the processing system (AMD UG1085, table
 13-1)."""
 
+PYNQ_ACCESS = {"rw": "read-write", "ro": "read-only", "w1": "read-write"}
+"""What metadata call our kinds of access."""
+
 _PROTOCOL = ("CTRL", "GIER", "IP_IER", "IP_ISR")
 
 
@@ -53,8 +59,34 @@ def port_name(port: int) -> str:
 
 def used_registers(config: CoreConfig) -> tuple[Register, ...]:
     """The registers that a core of this configuration has: bases only of its own ports."""
-    end = PORT_BASE + 8 * config.ports
+    return _registers(config.ports)
+
+
+def _registers(ports: int) -> tuple[Register, ...]:
+    end = PORT_BASE + 8 * ports
     return tuple(r for r in REGISTERS if not (r.name.startswith("PORT_BASE") and r.offset >= end))
+
+
+def register_descriptions(ports: int) -> dict[str, dict[str, Any]]:
+    """All registers as an ``ip_dict`` of PYNQ has them, for handoffs that leave them out."""
+    return {
+        r.name: {
+            "address_offset": r.offset,
+            "size": 32,
+            "access": PYNQ_ACCESS[r.access],
+            "description": r.doc,
+            "fields": {
+                f.name: {
+                    "bit_offset": f.bit,
+                    "bit_width": 1,
+                    "access": PYNQ_ACCESS[f.access],
+                    "description": f.doc,
+                }
+                for f in FIELDS.get(r.name, ())
+            },
+        }
+        for r in _registers(ports)
+    }
 
 
 @dataclass(frozen=True)

@@ -57,10 +57,17 @@ def load_overlay(bitstream: str | os.PathLike[str]) -> Any:
             "the pynq device needs the package pynq: on the board, use its PYNQ image; for the "
             "simulated board, ./scripts/setup pynq"
         ) from None
+    try:
+        board = pynq.Device.active_device
+    except RuntimeError:
+        raise ToolError(
+            "pynq finds no board here: run on one, as root, or plug in a simulated one "
+            "(skipstone_sim.pynq_board.plug_in)"
+        ) from None
     from . import driver
 
     assert driver.SkipstoneIP.bindto == [VLNV]  # importing it has registered it
-    return pynq.Overlay(str(manifest.bitstream.absolute()))
+    return pynq.Overlay(str(manifest.bitstream.absolute()), device=board)
 
 
 def _default_bitstream() -> Path:

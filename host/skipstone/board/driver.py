@@ -25,13 +25,13 @@ from ..spec.errors import (
     RunAbortedError,
 )
 from ..spec.registers import COUNTERS, REGISTERS, Control, counter_offset
-from .design import VLNV
+from .design import VLNV, register_descriptions
 from .protocol import CoreProtocol
 
 __all__ = ["SkipstoneIP"]
 
-_RESET_S = 1.0
-"""How long the memory ports may take to fall quiet after a reset."""
+_RESET_S, _RESET_CORE_S = 1.0, 0.005
+"""How long memory ports may take to fall quiet after a reset: of our time, and of the core's."""
 _POLL_S = 2e-4
 _SLICE_S = 0.1
 """Between two looks at whether the run was reset from elsewhere."""
@@ -67,13 +67,24 @@ class SkipstoneIP(DefaultIP):
     interrupt: Any = None
 
     def __init__(self, description: dict[str, Any]):
-        super().__init__(description=description)
+        # Neither Vivado's handoff of an RTL module nor a kernel's arguments describe all registers.
+        described = description.get("registers") or {}
+        ports = int(description.get("parameters", {}).get("PORTS", 1))
+        registers = register_descriptions(ports) | described
+        super().__init__(description=description | {"registers": registers})
         self.protocol = CoreProtocol(self.read, self.write)
         self.time_dilation = float(getattr(self.device, "time_dilation", 1.0))
         self._running = False
         self._aborted = False
 
     # -- what it is --------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        state = "running" if self._running else "idle" if self.idle else "busy"
+        return (
+            f"SkipstoneIP({self._fullpath} at {self.mmio.base_addr:#x}, version {self.version}, "
+            f"configuration {self.config_hash:016x}, {state})"
+        )
 
     @property
     def version(self) -> int:
@@ -127,10 +138,9 @@ class SkipstoneIP(DefaultIP):
     def wait(self, timeout_s: float) -> RunResult:
         """Finish the run.
 
-        Raises DeviceError with the core's error,
-        DeviceTimeoutError if it does not end in time, InterruptLostError if it ended in time but no
-        interrupt came, RunAbortedError if it was reset meanwhile. After DeviceTimeoutError
-        the core still runs: `reset` it.
+        Raises DeviceError with the core's error, DeviceTimeoutError if it does not end in time,
+        InterruptLostError if it ended in time but no interrupt came, RunAbortedError if it was
+        reset meanwhile. After DeviceTimeoutError the core still runs: `reset` it.
         """
         if not self._running:
             raise RuntimeError("wait() without start()")
@@ -246,12 +256,13 @@ class SkipstoneIP(DefaultIP):
         """
         self._aborted, self._running = True, False
         self.protocol.request_reset()
-        deadline = time.monotonic() + _RESET_S * self.time_dilation
+        seconds = _RESET_S + _RESET_CORE_S * self.time_dilation
+        deadline = time.monotonic() + seconds
         while Control.IDLE not in self.protocol.control:
             if time.monotonic() > deadline:
                 raise DeviceTimeoutError(
-                    f"the core is not idle {_RESET_S:g} s after its reset: a memory port does not "
-                    "answer; download the bitstream again"
+                    f"the core is not idle {seconds:.3g} s after its reset: a memory port does "
+                    "not answer; download the bitstream again"
                 )
             time.sleep(_POLL_S)
 

@@ -20,6 +20,7 @@ from .design import (
     INTERRUPT_CONTROLLER_ADDRESS,
     INTERRUPT_PIN,
     PROCESSING_SYSTEM,
+    PYNQ_ACCESS,
     VLNV,
     port_name,
     used_registers,
@@ -32,7 +33,6 @@ _INTERRUPT_CONTROLLER_RANGE = 0x1000
 _DDR_LOW_BYTES = 0x8000_0000
 _PLL_MHZ = 1500.0
 """IOPLL of the boards' default set-up, from which the PL clocks are divided."""
-_ACCESS = {"rw": "read-write", "ro": "read-only", "w1": "read-write"}
 
 
 def _properties(parent: Element, **values: object) -> None:
@@ -47,7 +47,7 @@ def _register(parent: Element, register: Register) -> None:
         DESCRIPTION=register.doc,
         ADDRESS_OFFSET=hex(register.offset),
         SIZE=32,
-        ACCESS=_ACCESS[register.access],
+        ACCESS=PYNQ_ACCESS[register.access],
         IS_ENABLED="true",
         RESET_VALUE=0,
     )
@@ -56,7 +56,7 @@ def _register(parent: Element, register: Register) -> None:
         _properties(
             SubElement(fields, "FIELD", NAME=field.name),
             DESCRIPTION=field.doc,
-            ACCESS=_ACCESS[field.access],
+            ACCESS=PYNQ_ACCESS[field.access],
             BIT_OFFSET=field.bit,
             BIT_WIDTH=1,
         )

@@ -211,3 +211,12 @@ def test_ownership(tmp_path, monkeypatch):
     first.release()
     first.release()
     Ownership("a/b").release()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_that_is_not_ours(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "skipstone-a.lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DeviceBusyError, match=r"the device 'a' cannot be locked"):
+        Ownership("a")
+    assert not (tmp_path / "elsewhere").exists()
