@@ -6,6 +6,8 @@ read against a simultaneous write of the same word, which nobody here does.
 Reference: Lattice FPGA-TN-02204, ECP5 and ECP5-5G Memory User Guide.
 """
 
+from typing import Any
+
 from amaranth.hdl import ClockSignal, Const, Instance, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -111,7 +113,7 @@ class Ecp5Memory(wiring.Component):
 
     def build_block(self, *, enable, byte_enables, value, out, content: bytes) -> Instance:
         """512 words of 32 bits: port A writes, port B reads, 36 bits wide."""
-        ports = {}
+        ports: dict[str, Any] = {}
         data_in, data_out = [], []
         for n in range(_BYTES):
             data_in += [*value[8 * n : 8 * n + 8], Const(0, 1)]
