@@ -88,7 +88,7 @@ class BlockMemory(wiring.Component):
         lane_log2 = exact_log2(self._data_bits // _ACCESS_BITS)
         asked = self.access.valid & ~self.access.payload.write
         stage = data.StructLayout(
-            {"axi": 1, "bridge": 1, "last": 1, "outside": 1, "lane": lane_log2}
+            {"axi": 1, "bridge": 1, "id": 1, "last": 1, "outside": 1, "lane": lane_log2}
         )
         latched, out = Signal(stage, name="latched"), Signal(stage, name="out")
         word = Signal(self._data_bits, reset_less=True)
@@ -96,6 +96,7 @@ class BlockMemory(wiring.Component):
 
         address = Signal.like(self._word(axi.araddr))
         left = Signal(9)  # beats to issue
+        identity = Signal()
         issue = Signal()
         m.d.comb += [
             advance.eq(~out.axi | axi.rready),
@@ -105,13 +106,18 @@ class BlockMemory(wiring.Component):
             array.read_addr.eq(Mux(asked, self.access.payload.address[lane_log2:], address[:32])),
         ]
         with m.If(axi.arvalid & axi.arready):
-            m.d.sync += [address.eq(self._word(axi.araddr)), left.eq(axi.arlen + 1)]
+            m.d.sync += [
+                address.eq(self._word(axi.araddr)),
+                left.eq(axi.arlen + 1),
+                identity.eq(axi.arid),
+            ]
         with m.Elif(issue):
             m.d.sync += [address.eq(address + 1), left.eq(left - 1)]
         with m.If(advance):
             m.d.sync += [
                 latched.axi.eq(issue),
                 latched.bridge.eq(asked),
+                latched.id.eq(identity),
                 latched.last.eq(left == 1),
                 latched.outside.eq(address >= self._words),
                 latched.lane.eq(self.access.payload.address[:lane_log2]),
@@ -121,6 +127,7 @@ class BlockMemory(wiring.Component):
         m.d.comb += [
             axi.rvalid.eq(out.axi),
             axi.rdata.eq(word),
+            axi.rid.eq(out.id),
             axi.rlast.eq(out.last),
             axi.rresp.eq(Mux(out.outside, Response.DECERR, Response.OKAY)),
             # What the bridge reads leaves at once: it is never kept by `advance`.
@@ -143,7 +150,12 @@ class BlockMemory(wiring.Component):
             axi.bresp.eq(Mux(outside, Response.DECERR, Response.OKAY)),
         ]
         with m.If(axi.awvalid & axi.awready):
-            m.d.sync += [address.eq(self._word(axi.awaddr)), writing.eq(1), outside.eq(0)]
+            m.d.sync += [
+                address.eq(self._word(axi.awaddr)),
+                axi.bid.eq(axi.awid),
+                writing.eq(1),
+                outside.eq(0),
+            ]
         with m.If(axi.wvalid & axi.wready):
             m.d.sync += address.eq(address + 1)
             with m.If(address >= self._words):

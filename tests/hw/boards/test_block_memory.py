@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 """Block memory under Verilator: AXI4 bursts and the bridge's accesses beside each other."""
 
 from pathlib import Path
