@@ -21,7 +21,7 @@ PARAMETERS = {
     "table": EXP2,
     "divisor": 4,
     "data_bits": 64,
-    "words": 16,
+    "words": 512,
     "memory_bytes": 128,
     "lanes": 2,
 }

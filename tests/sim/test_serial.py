@@ -26,11 +26,12 @@ from skipstone.spec.serial import MAX_WORDS, Operation, Status, parse_response, 
 from skipstone_hw.boards.ulx3s import CONFIG, Ulx3s
 from skipstone_hw.emit import emit_component
 from skipstone_sim.board import SimulatedBoard, build_board
+from skipstone_sim.ecp5 import block_models
 
 pytestmark = pytest.mark.rtl
 
 DIVISOR = 4
-MEMORY_WORDS = 256
+MEMORY_WORDS = 512
 WORDS = 250
 BYTES = WORDS * CONFIG.word_bytes
 INIT = np.random.default_rng(3).integers(0, 256, 40 * CONFIG.word_bytes).astype(np.uint8)
@@ -49,7 +50,7 @@ def library() -> Path:
         memory_words=MEMORY_WORDS,
         image=INIT.tobytes(),
     )
-    return build_board(emit_component(top, name="ulx3s"), top="ulx3s")
+    return build_board([emit_component(top, name="ulx3s"), block_models()], top="ulx3s")
 
 
 @pytest.fixture
@@ -134,10 +135,10 @@ def test_an_image_in_the_bitstream_is_not_sent_again(board):
 
 
 def test_images_that_do_not_fit_are_refused(device):
-    with pytest.raises(MemoryError, match=r"has 8192 bytes of memory, 8224 are needed"):
-        device.load(image(Section("a", 0, 257, INIT)))
-    device.allocate(256)
-    assert device.memory_bytes == 8192
+    with pytest.raises(MemoryError, match=r"has 16384 bytes of memory, 16416 are needed"):
+        device.load(image(Section("a", 0, 513, INIT)))
+    device.allocate(512)
+    assert device.memory_bytes == 16384
 
 
 def test_errors_of_the_core(filled):
@@ -181,7 +182,7 @@ def test_bitstream_of_another_configuration(board):
 
 def test_found_by_name(board):
     device = open_device(f"serial:{board.place}", CONFIG, timeout_s=20)
-    assert device.memory_bytes == 8192
+    assert device.memory_bytes == 16384
     device.close()
 
 
@@ -271,11 +272,11 @@ def test_the_bridge_refuses_bad_requests(board):
         request(Operation.READ_MEMORY, 3, 0, 0),
         request(Operation.READ_MEMORY, 4, 0, MAX_WORDS + 1),
         request(Operation.READ_MEMORY, 5, 2, 1),
-        request(Operation.READ_MEMORY, 6, 8192, 1),
+        request(Operation.READ_MEMORY, 6, 16384, 1),
         request(Operation.READ_REGISTERS, 7, 4096, 1),
-        request(Operation.WRITE_MEMORY, 8, 8192 - 4, data=bytes(8)),
+        request(Operation.WRITE_MEMORY, 8, 16384 - 4, data=bytes(8)),
         request(Operation.CHECK_MEMORY, 9, 0, 0xFFFFFFFF),
-        request(Operation.CHECK_MEMORY, 10, 0, 2049),
+        request(Operation.CHECK_MEMORY, 10, 0, 4097),
     ]
     answers = b"".join(raw(board, frame, 9) for frame in bad)
     assert statuses(answers) == [(n, Status.BAD_REQUEST) for n in range(2, 11)]

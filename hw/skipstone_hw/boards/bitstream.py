@@ -49,26 +49,30 @@ _TOOLS = {
 }  # fmt: skip
 """For each program: the variable that overrides it, its wheel, and how the wheel runs it."""
 
+_MULTIPLIER = Path(__file__).with_name("ecp5_multiplier.v")
 _SYNTHESIS = f"""\
 read_verilog -sv top.v
-hierarchy -check -top {TOP}
+synth_ecp5 -top {TOP} -noflatten -nowidelut -run begin:coarse
 proc -latches error
 opt_expr
 opt_clean
 wreduce
-booth {TOP}.core.array
-synth_ecp5 -top {TOP} -noflatten -run :map_luts
+techmap -map multiplier.v {TOP}.core.array
+synth_ecp5 -top {TOP} -noflatten -nowidelut -run coarse:map_luts
 rename -hide w:*
-synth_ecp5 -top {TOP} -noflatten -run map_luts:check
+scratchpad -copy abc9.script.default.fast abc9.script
+synth_ecp5 -top {TOP} -noflatten -nowidelut -run map_luts:check
 autoname
 check -noinit
+blackbox =A:whitebox
 tee -q -o cells.json stat -json -top {TOP}
 write_json netlist.json
 write_verilog -noattr netlist.v
 """
 """The array multiplies in LUTs: its 128 products and the multipliers of the other units are more
 than the device has. Units are kept apart, so that what each costs is known. Names are hidden before
-LUTs are mapped: Yosys 0.70 trips over some of Amaranth's there."""
+LUTs are mapped: Yosys 0.70 trips over some of Amaranth's there. ABC's full script does not come to
+an end on the parallel CRC of the instructions."""
 
 
 def _tool(name: str) -> tuple[list[str], str]:
@@ -143,11 +147,14 @@ def netlist(verilog: str) -> Path:
 
     def build(folder: Path) -> None:
         (folder / "top.v").write_text(verilog)
+        (folder / "multiplier.v").write_text(_MULTIPLIER.read_text())
         (folder / "synthesis.ys").write_text(_SYNTHESIS)
         _run("yosys", ["-q", "-l", "yosys.log", "synthesis.ys"], folder, "yosys.out")
         (folder / "top.v").unlink()
 
-    return cached("netlist", content_key(verilog, _SYNTHESIS, version), build)
+    return cached(
+        "netlist", content_key(verilog, _SYNTHESIS, _MULTIPLIER.read_text(), version), build
+    )
 
 
 def _placed(folder: Path, constraints: str) -> Path:
@@ -195,7 +202,8 @@ def _figures(netlist_folder: Path, placed: Path) -> dict[str, Any]:
     ]
     (clock,) = clocks
     units = {}
-    modules = json.loads((netlist_folder / "cells.json").read_text())["modules"]
+    told = (netlist_folder / "cells.json").read_text()
+    modules = json.loads(told[told.index("{") : told.rindex("}") + 1])["modules"]
     for name, module in sorted(modules.items()):
         cells = module["num_cells_by_type"]
         unit = re.sub(r"^\\+", "", name)

