@@ -15,7 +15,7 @@ from skipstone.spec.errors import ToolError
 from skipstone.spec.headers import config_header
 
 from ..toolchain import compiler_environment, find_compiler, run_tool
-from .project import kernel_source
+from .kernel import kernel_source
 
 __all__ = ["Kind", "ap_types", "build_library", "sources"]
 
@@ -36,7 +36,9 @@ class Kind(Enum):
 _OPTIONS = {
     Kind.AP_INT: ("-O1", "-DSKIPSTONE_AP_INT"),
     Kind.NATIVE: ("-O2",),
-    Kind.FAST: ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-DSKIPSTONE_FAST"),
+    Kind.FAST: (
+        "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-DSKIPSTONE_FAST",
+    ),
 }  # fmt: skip
 
 

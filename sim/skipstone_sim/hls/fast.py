@@ -1,8 +1,8 @@
 """The fast device: the HLS sources compiled for this machine, vectorised and on several threads.
 
 It computes the hardware's bits: products are exact integers, so neither vectors nor threads can
-change one. Sections of an image file are mapped, not copied, so a model takes little more memory than
-its file.
+change one. Sections of an image file are mapped, not copied, so a model takes little more memory
+than its file.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -238,6 +239,15 @@ class FastDevice(Device):
             self._handle = None
 
     # -- beyond the contract -----------------------------------------------------------------------
+
+    def read_bandwidth(self, count: int) -> float:
+        """Bytes per second at which the engine's threads read `count` bytes of memory."""
+        data = np.ones(count, np.uint8)
+        begin = time.perf_counter()
+        self._library.skipstone_read(
+            self._handle, ctypes.c_void_p(data.ctypes.data), ctypes.c_uint64(count)
+        )
+        return count / (time.perf_counter() - begin)
 
     def trace(self, on: bool) -> None:
         """Record from now on, or no longer, the vectors that each instruction computes."""
