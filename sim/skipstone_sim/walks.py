@@ -52,7 +52,7 @@ def random_chunk(
     """Input records of `count` tokens, some of them with forced maps."""
     ids = rng.integers(0, image.model["vocabulary"], count)
     maps = rng.integers(0, 1 << image.model["layers"], (2, count))
-    part = input_records(ids, maps=(maps[0], maps[1]))
+    part = input_records(ids.tolist(), maps=(maps[0].tolist(), maps[1].tolist()))
     part["flags"] = rng.random(count) < rng.random()
     return part
 

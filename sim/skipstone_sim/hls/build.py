@@ -45,12 +45,11 @@ _OPTIONS = {
 def sources() -> Path:
     """The folder of the HLS sources: of the repository, or of the installed package."""
     here = Path(__file__)
-    for folder in (here.parents[3] / "hls", here.with_name("sources")):
+    places = (here.parents[3] / "hls", here.parents[2] / "skipstone_hls")
+    for folder in places:
         if (folder / "skipstone" / "core.hpp").is_file():
             return folder
-    raise ToolError(
-        f"the HLS sources were not found: neither {here.parents[3] / 'hls'} nor {folder}"
-    )
+    raise ToolError(f"the HLS sources were not found in {' or '.join(map(str, places))}")
 
 
 def ap_types() -> Path:
