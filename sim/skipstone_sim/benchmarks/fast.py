@@ -37,7 +37,7 @@ Progress = Callable[[str], None]
 
 SUBJECTS = ("stories", "1b")
 PREFILL = 128
-_BANDWIDTH_BYTES = 1 << 30
+_BANDWIDTH_BYTES = 1 << 29
 
 LARGE = ModelConfig(
     name="llama-3.2-1b",
@@ -151,7 +151,6 @@ def _measure(
     if progress is not None:
         progress(f"torch, {shape.name}")
     found.torch = _torch_speeds(shape, ids, tokens, device.threads, turns, turn)
-    device.close()
 
     c = image.config
     weights = image.sections["weights"].words * c.word_bytes
@@ -159,6 +158,7 @@ def _measure(
         f"{shape.name}, int4 in groups of {c.group}, {device.threads} threads, "
         f"{device.products.name.lower()}"
     )
+    device.close()
     best_decode = min(found.torch.values(), key=lambda s: s.decode).decode
     best_prefill = min(found.torch.values(), key=lambda s: s.prefill).prefill
 

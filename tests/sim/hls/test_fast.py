@@ -139,6 +139,9 @@ def test_misuse(device):
         device.load(random_image(CONFIGS["sim-tiny"], np.random.default_rng(0)))
     with pytest.raises(ConfigError, match="threads must be at least 1"):
         FastDevice(SMALL, threads=0)
+    device.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        device.start(Run(program_address=0, program_length=1, position=0, chunk_tokens=1))
 
 
 def test_missing_ap_types(monkeypatch, tmp_path):
