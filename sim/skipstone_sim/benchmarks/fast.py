@@ -223,4 +223,8 @@ def run(
                 image = synthetic_image(LARGE, LARGE_CORE(group), path, kv_capacity=1024)
                 name = "1b" if group == groups[0] else f"1b_g{group}"
                 rows += _measure(name, image, LARGE, tokens, turns, progress)
-    return rows + _lines()
+    load = Row(
+        figure="load_average", value=os.getloadavg()[0], unit="processes", kind="emulated",
+        subject=f"this machine, {os.cpu_count()} processors", aim="below 1 beside the bench",
+    )  # fmt: skip
+    return [*rows, load, *_lines()]
