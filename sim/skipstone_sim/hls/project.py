@@ -7,7 +7,6 @@ synthesis, co-simulation and export. Run ``python -m skipstone_sim.hls.project B
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +14,7 @@ import numpy as np
 import typer
 
 from skipstone.devices import Run
+from skipstone.spec.boards import BOARDS, Board, Family, Memory
 from skipstone.spec.config import CoreConfig, named_config
 from skipstone.spec.headers import config_header
 from skipstone.spec.registers import VERSION, Mode
@@ -25,48 +25,28 @@ from .build import sources
 from .device import register_values
 from .kernel import TOP, kernel_source
 
-__all__ = ["BOARDS", "Board", "project_files", "vectors", "write_project"]
+__all__ = ["HLS_BOARDS", "project_files", "vectors", "write_project"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Board:
-    """Where a kernel goes.
-
-    Attributes
-    ----------
-    part
-        The FPGA.
-    flow
-        "vitis" packs a kernel (.xo) for Alveo shells, "vivado" an IP for block designs.
-    """
-
-    name: str
-    part: str
-    flow: str
-
-
-BOARDS = {
-    board.name: board
-    for board in (
-        Board(name="u280", part="xcu280-fsvh2892-2L-e", flow="vitis"),
-        Board(name="u50", part="xcu50-fsvh2104-2-e", flow="vitis"),
-        Board(name="u55c", part="xcu55c-fsvh2892-2L-e", flow="vitis"),
-        Board(name="kv260", part="xck26-sfvc784-2LV-c", flow="vivado"),
-    )
-}
+HLS_BOARDS = {name: b for name, b in BOARDS.items() if b.family is not Family.ECP5}
+"""Boards whose devices Vitis HLS knows."""
 
 
 def project_files(config: CoreConfig, board: Board, sources: Path) -> dict[str, str]:
-    """Files of the project, by name; `sources` is the repository's ``hls`` folder."""
-    period_ns = 1000 / config.clock_mhz
+    """Files of the project, by name; `sources` is the repository's ``hls`` folder.
+
+    An Alveo card, which is a board with HBM, takes a kernel (.xo); the others an IP.
+    """
+    flow = "vitis" if board.memory is Memory.HBM else "vivado"
+    period_ns = 1000 / board.clock_mhz
     flags = f"-I{sources} -I. -std=c++17 -DSKIPSTONE_AP_INT"
-    package = "xo" if board.flow == "vitis" else "ip_catalog"
+    package = "xo" if flow == "vitis" else "ip_catalog"
     cfg = [
         f"part={board.part}",
         "",
         "[hls]",
-        f"flow_target={board.flow}",
-        f"clock={period_ns:g}ns",
+        f"flow_target={flow}",
+        f"clock={period_ns:.4f}ns",
         "clock_uncertainty=12%",
         f"syn.top={TOP}",
         "syn.file=kernel.cpp",
@@ -88,9 +68,9 @@ def project_files(config: CoreConfig, board: Board, sources: Path) -> dict[str, 
         f'add_files -tb {sources / "csim.cpp"} -cflags "{flags}"',
         f'add_files -tb {sources / "testbench.cpp"} -cflags "{flags}"',
         "add_files -tb vectors.bin",
-        f"open_solution -reset -flow_target {board.flow} {board.name}",
+        f"open_solution -reset -flow_target {flow} {board.name}",
         f"set_part {board.part}",
-        f"create_clock -period {period_ns:g}ns",
+        f"create_clock -period {period_ns:.4f}ns",
         "set_clock_uncertainty 12%",
         "csim_design -argv vectors.bin",
         "csynth_design",
@@ -146,15 +126,16 @@ def write_project(folder: Path, config: CoreConfig, board: Board, sources: Path)
 
 
 def _command(
-    board: Annotated[str, typer.Argument(help=f"One of {', '.join(BOARDS)}.")],
+    board: Annotated[str, typer.Argument(help=f"One of {', '.join(HLS_BOARDS)}.")],
     folder: Annotated[Path, typer.Argument(help="Where the project goes.")],
     core: Annotated[str | None, typer.Option(help="Configuration; by default the board's.")] = None,
 ) -> None:
     """Write a Vitis HLS project of the core for a board."""
-    if board not in BOARDS:
-        raise typer.BadParameter(f"board must be one of {', '.join(BOARDS)}, not {board!r}")
-    write_project(folder, named_config(core or board), BOARDS[board], sources())
-    typer.echo(f"{folder}: vitis-run --mode hls --csim --config hls_config.cfg --work_dir work")
+    if board not in HLS_BOARDS:
+        raise typer.BadParameter(f"board must be one of {', '.join(HLS_BOARDS)}, not {board!r}")
+    chosen = HLS_BOARDS[board]
+    write_project(folder, named_config(core or chosen.core), chosen, sources())
+    typer.echo(f"cd {folder} && vitis_hls -f run_hls.tcl")
 
 
 if __name__ == "__main__":
