@@ -65,6 +65,19 @@ void skipstone_run(void* handle, const unsigned* values, unsigned* status, unsig
     for (int n = 0; n < COUNTERS; ++n) counters[n] = e.status.counters[n];
 }
 
+// Read memory with all threads: what bandwidth there is.
+unsigned long long skipstone_read(void* engine, const unsigned char* data, unsigned long long count) {
+    constexpr std::size_t PIECE = 1 << 20;
+    std::atomic<std::uint64_t> total{0};
+    static_cast<Engine*>(engine)->workshop.pool.each(int(count / PIECE), [&](int n, int) {
+        const std::uint64_t* words = reinterpret_cast<const std::uint64_t*>(data + n * PIECE);
+        std::uint64_t sum = 0;
+        for (std::size_t k = 0; k < PIECE / 8; ++k) sum += words[k];
+        total += sum;
+    });
+    return total;
+}
+
 void skipstone_trace(void* engine, int on) { static_cast<Engine*>(engine)->probe.on = on != 0; }
 
 // How many transfers were recorded; with `out`, moves them there.

@@ -125,7 +125,7 @@ inline void multiply_plain(const Matrix& m, const Operands& x, int strip, int to
 
 // Vectors of 64 bytes that a word's strip takes; a column has this many 32-bit partial sums in each.
 constexpr int VECTORS = ROWS / 8;
-constexpr bool VECTORS_FIT = COLUMNS >= 8 && COLUMNS * ROWS >= 128 && (VECTORS == 2 || VECTORS == 4 || VECTORS == 8);
+constexpr bool VECTORS_FIT = COLUMNS >= 8 && VECTORS >= 2 && VECTORS <= 16;
 
 constexpr int PREFETCH_BYTES = 4096;
 
@@ -141,14 +141,13 @@ struct StripSource {
         offset = column % COLUMNS * (ROWS / 2);
         scale_offset = column % COLUMNS * 2;
     }
-    __m512i load(std::size_t word, int v) const {
-        if (COLUMNS >= STRIP) return _mm512_loadu_si512(block[0] + word + offset + 64 * v);
-        return _mm512_loadu_si512(block[v / (VECTORS / 2 ? VECTORS / 2 : 1)] + word + 64 * (v % (VECTORS / 2 ? VECTORS / 2 : 1)));
+    const std::uint8_t* place(std::size_t word, int v) const {
+        constexpr int PER_BLOCK = COLUMNS < STRIP ? VECTORS * COLUMNS / STRIP : VECTORS;
+        return block[v / PER_BLOCK] + word + offset + 64 * (v % PER_BLOCK);
     }
+    __m512i load(std::size_t word, int v) const { return _mm512_loadu_si512(place(word, v)); }
     // Far enough ahead to cross pages, where the processor's own prefetching stops.
-    void prefetch(std::size_t word, int v) const {
-        if (COLUMNS >= STRIP) _mm_prefetch((const char*)block[0] + word + offset + 64 * v + PREFETCH_BYTES, _MM_HINT_T0);
-    }
+    void prefetch(std::size_t word, int v) const { _mm_prefetch((const char*)place(word, v) + PREFETCH_BYTES, _MM_HINT_T0); }
     __m512 scales(int g) const {
         const std::size_t at = Matrix::scales_at(g) + 2 * (g % GROUPS_PER_SCALE_WORD) * COLUMNS;
         if (COLUMNS >= STRIP) return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)(block[0] + at + scale_offset)));
@@ -180,8 +179,16 @@ inline __m512i halves(__m512i a, __m512i b) {
 inline __m512i reduce(const __m512i* v) {
     if constexpr (VECTORS == 2) return pairs(v[0], v[1]);
     else if constexpr (VECTORS == 4) return pairs(pairs(v[0], v[1]), pairs(v[2], v[3]));
-    else
-        return pairs(pairs(halves(v[0], v[1]), halves(v[2], v[3])), pairs(halves(v[4], v[5]), halves(v[6], v[7])));
+    else {  // first to four sums of each column in a vector
+        __m512i half[VECTORS / 2];
+        for (int n = 0; n < VECTORS / 2; ++n) half[n] = halves(v[2 * n], v[2 * n + 1]);
+        if constexpr (VECTORS == 8) return pairs(pairs(half[0], half[1]), pairs(half[2], half[3]));
+        else {
+            __m512i quarter[4];
+            for (int n = 0; n < 4; ++n) quarter[n] = halves(half[2 * n], half[2 * n + 1]);
+            return pairs(pairs(quarter[0], quarter[1]), pairs(quarter[2], quarter[3]));
+        }
+    }
 }
 
 // ROWS / 2 bytes, for every column of a vector.
@@ -192,8 +199,10 @@ inline __m512i repeat(const std::int8_t* bytes) {
         return _mm512_set1_epi64(value);
     } else if constexpr (ROWS == 32) {
         return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)bytes));
-    } else {
+    } else if constexpr (ROWS == 64) {
         return _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i*)bytes));
+    } else {
+        return _mm512_loadu_si512(bytes);
     }
 }
 
@@ -254,7 +263,7 @@ inline void multiply_vectors(const Matrix& m, const Operands& x, int strip, int 
 #endif
 #ifdef SKIPSTONE_AMX
 
-constexpr bool TILES_FIT = VECTORS_FIT && VECTORS <= 4;
+constexpr bool TILES_FIT = VECTORS_FIT;
 
 struct TileShape {
     std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -278,39 +287,59 @@ inline void begin_tiles() {
     _tile_loadconfig(&shape);
 }
 
+// Rows of a tile, each four elements of 16 columns: from vectors that hold 16 / VECTORS columns each,
+// the rows of elements 4 * first on, four of them (two if a column has no more in a vector).
+inline void place_rows(const __m512i* v, int first, std::int8_t (*rows)[64]) {
+    if constexpr (VECTORS == 2) {
+        for (int q = 0; q < 2; ++q) _mm512_store_si512(rows[q], shuffle(v[0], v[1], q));
+    } else {
+        __m512i four[4];  // of each column these four
+        for (int w = 0; w < 4; ++w) {
+            if constexpr (VECTORS == 4) {
+                four[w] = v[w];
+            } else if constexpr (VECTORS == 8) {
+                four[w] = first == 0 ? _mm512_shuffle_i32x4(v[2 * w], v[2 * w + 1], 0x88) : _mm512_shuffle_i32x4(v[2 * w], v[2 * w + 1], 0xDD);
+            } else {
+                const __m512i *x = v + 4 * w;
+                const auto both = [&](__m512i a, __m512i b) { return first < 8 ? _mm512_shuffle_i32x4(a, b, 0x44) : _mm512_shuffle_i32x4(a, b, 0xEE); };
+                const __m512i a = both(x[0], x[1]), b = both(x[2], x[3]);
+                four[w] = first % 8 == 0 ? _mm512_shuffle_i32x4(a, b, 0x88) : _mm512_shuffle_i32x4(a, b, 0xDD);
+            }
+        }
+        const __m512i a = shuffle(four[0], four[1], 0), b = shuffle(four[0], four[1], 1);
+        const __m512i c = shuffle(four[2], four[3], 0), d = shuffle(four[2], four[3], 1);
+        _mm512_store_si512(rows[0], shuffle(a, c, 0));
+        _mm512_store_si512(rows[1], shuffle(b, d, 0));
+        _mm512_store_si512(rows[2], shuffle(a, c, 1));
+        _mm512_store_si512(rows[3], shuffle(b, d, 1));
+    }
+}
+
 // A strip's weights of one chunk as a tile: eight rows of 16 w for the high bytes, eight of w for
 // the low ones; four elements of each column to a row.
-inline void weight_tile(const StripSource& source, std::size_t word, std::int8_t (*tile)[64]) {
+inline void weight_tile(const StripSource& source, std::size_t group_words, int chunk, std::int8_t (*tile)[64]) {
     alignas(64) static const std::int8_t SIGNED[16] = {0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1};
     const __m512i table = _mm512_broadcast_i32x4(_mm_load_si128((const __m128i*)SIGNED));
     const __m512i nibble = _mm512_set1_epi8(0x0F), upper = _mm512_set1_epi8(char(0xF0));
-    constexpr int STEPS = CHUNK / ROWS > 0 ? CHUNK / ROWS : 1;
-    int row = 0;
-    for (int step = 0; step < STEPS; ++step)
-        for (int parity = 0; parity < 2; ++parity) {
-            __m512i small[VECTORS], large[VECTORS];
-            for (int v = 0; v < VECTORS; ++v) {
-                const __m512i packed = source.load(word + std::size_t(step) * WORD_BYTES, v);
-                const __m512i index = parity ? _mm512_srli_epi16(packed, 4) : packed;
-                small[v] = _mm512_shuffle_epi8(table, _mm512_and_si512(index, nibble));
-                large[v] = _mm512_and_si512(parity ? packed : _mm512_slli_epi16(packed, 4), upper);
-            }
-            const auto place = [&](const __m512i* v, int at) {
-                if constexpr (VECTORS == 2) {
-                    for (int q = 0; q < 2; ++q) _mm512_store_si512(tile[at + q], shuffle(v[0], v[1], q));
-                } else {
-                    const __m512i a = shuffle(v[0], v[1], 0), b = shuffle(v[0], v[1], 1);
-                    const __m512i c = shuffle(v[2], v[3], 0), d = shuffle(v[2], v[3], 1);
-                    _mm512_store_si512(tile[at], shuffle(a, c, 0));
-                    _mm512_store_si512(tile[at + 1], shuffle(b, d, 0));
-                    _mm512_store_si512(tile[at + 2], shuffle(a, c, 1));
-                    _mm512_store_si512(tile[at + 3], shuffle(b, d, 1));
-                }
-            };
-            place(large, row);
-            place(small, 8 + row);
-            row += ROWS / 8;
+    constexpr int QUADS = ROWS / 8;                 // of one step and parity
+    constexpr int AT_ONCE = QUADS < 4 ? QUADS : 4;  // rows that place_rows makes
+    for (int row = 0; row < 8;) {
+        const int quad = chunk * 8 + row, step = quad / (2 * QUADS), parity = quad / QUADS % 2;
+        const std::size_t word = group_words + std::size_t(step) * WORD_BYTES;
+        __m512i small[VECTORS], large[VECTORS];
+        for (int v = 0; v < VECTORS; ++v) {
+            const __m512i packed = source.load(word, v);
+            const __m512i index = parity ? _mm512_srli_epi16(packed, 4) : packed;
+            small[v] = _mm512_shuffle_epi8(table, _mm512_and_si512(index, nibble));
+            large[v] = _mm512_and_si512(parity ? packed : _mm512_slli_epi16(packed, 4), upper);
         }
+        const int end = row + (QUADS < 8 - row ? QUADS : 8 - row);
+        for (; row < end; row += AT_ONCE) {
+            const int first = (chunk * 8 + row) % QUADS;
+            place_rows(large, first, tile + row);
+            place_rows(small, first, tile + 8 + row);
+        }
+    }
 }
 
 inline void multiply_tiles(const Matrix& m, const Operands& x, int strip, int tokens, StripSums& sums) {
@@ -328,7 +357,7 @@ inline void multiply_tiles(const Matrix& m, const Operands& x, int strip, int to
         _tile_zero(2);
         _tile_zero(3);
         for (int c = 0; c < GROUP / CHUNK; ++c) {
-            weight_tile(source, Matrix::weights_at(g) + std::size_t(c * CHUNK / ROWS) * WORD_BYTES, weights);
+            weight_tile(source, Matrix::weights_at(g), c, weights);
             const int chunk = g * (GROUP / CHUNK) + c;
             _tile_loadd(5, weights, 64);
             _tile_loadd(4, x.tiles[0][chunk], 64);

@@ -111,14 +111,14 @@ def synthetic_image(
 
     def part(name: str, mode: str) -> NDArray[np.uint8]:
         size = stored[name] * config.word_bytes
-        return np.memmap(path, np.uint8, mode, offsets[name], (size,))  # type: ignore[call-overload,no-any-return]
+        return np.memmap(path, np.uint8, mode, offsets[name], (size,))  # type: ignore[call-overload]
 
     weights = part("weights", "r+").reshape(-1, config.word_bytes)
     _fill(weights.reshape(-1), rng)
     per_run = config.groups_per_scale_word * config.steps_per_group
     for name, m in places.items():
-        words = weights[m.address : m.address + matrix_words(config, m.groups, m.blocks)]
-        words.reshape(m.blocks, -1, config.word_bytes)[:, :: 1 + per_run].view(np.float16)[:] = (
+        matrix = weights[m.address : m.address + matrix_words(config, m.groups, m.blocks)]
+        matrix.reshape(m.blocks, -1, config.word_bytes)[:, :: 1 + per_run].view(np.float16)[:] = (
             scales[name]
         )
     embedding = part("embedding", "r+").view(np.float16)

@@ -20,10 +20,16 @@ def random_image(config: CoreConfig, rng: np.random.Generator, *, largest: int =
     def up_to(most: int) -> int:
         return int(rng.integers(1, max(1, min(most, largest)) + 1))
 
-    head_dim = int(rng.choice([h for h in (32, 64, 128) if h <= config.word_bytes]))
-    ratio = up_to(config.lanes)
-    step = max(1, config.group // np.gcd(config.group, head_dim * ratio))  # whole groups of queries
-    kv_heads = step * up_to(max(1, config.max_query // (head_dim * ratio * step)))
+    forms = [
+        (head_dim, ratio, kv_heads)
+        for head_dim in (32, 64, 128)
+        for ratio in range(1, config.lanes + 1)
+        for kv_heads in range(1, 2 * largest + 1)
+        if head_dim <= config.word_bytes
+        and head_dim * ratio * kv_heads <= min(config.max_query, 2 * largest * config.group)
+        and head_dim * ratio * kv_heads % config.group == 0
+    ]
+    head_dim, ratio, kv_heads = forms[rng.integers(len(forms))]
     shape = random_shape(
         hidden=config.group * up_to(config.max_hidden // config.group),
         ffn=config.group * up_to(config.max_ffn // config.group),
@@ -46,7 +52,7 @@ def random_chunk(
     """Input records of `count` tokens, some of them with forced maps."""
     ids = rng.integers(0, image.model["vocabulary"], count)
     maps = rng.integers(0, 1 << image.model["layers"], (2, count))
-    part = input_records(ids, maps=(maps[0], maps[1]))
+    part = input_records(ids.tolist(), maps=(maps[0].tolist(), maps[1].tolist()))
     part["flags"] = rng.random(count) < rng.random()
     return part
 

@@ -271,5 +271,43 @@ def layer_command(
     )  # fmt: skip
 
 
+@app.command("fast")
+def fast_command(
+    on: Annotated[list[str] | None, typer.Option(metavar="NAME", help="stories or 1b.")] = None,
+    group: Annotated[
+        list[int] | None, typer.Option(help="Weights that share a scale, of the 1B shape.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to decode in a turn.")] = 16,
+    turns: Annotated[int, typer.Option(min=1, help="Turns of each engine.")] = 3,
+    json: JsonOption = None,
+) -> None:
+    """Speed of the fast device beside torch."""
+    from .fast import SUBJECTS, run
+
+    subjects, groups = on or list(SUBJECTS), group or [128, 32]
+    _report(
+        "fast", lambda narrator: run(subjects, groups, tokens, turns, narrator.line), json,
+        on=subjects, group=groups, tokens=tokens, turns=turns,
+    )  # fmt: skip
+
+
+@app.command("soak")
+def soak_command(
+    words: Annotated[float, typer.Option(min=1, help="Words to compare on the fast device.")] = 1e8,
+    rtl_words: Annotated[
+        float, typer.Option(min=0, help="On the gateware; 0 leaves it out.")
+    ] = 1e6,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    json: JsonOption = None,
+) -> None:
+    """Bits of golden, HLS C simulation, fast and rtl on random models."""
+    from .soak import run
+
+    _report(
+        "soak", lambda narrator: run(words, rtl_words, seed, narrator.line), json,
+        words=words, rtl_words=rtl_words, seed=seed,
+    )  # fmt: skip
+
+
 if __name__ == "__main__":
     app(prog_name="bench")

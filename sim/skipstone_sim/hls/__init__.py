@@ -1,4 +1,4 @@
-"""The core's second description, in Vitis HLS C++ (``hls/``): built, bound as devices, and packaged.
+"""The core's second description, in Vitis HLS C++ (``hls/``): built, bound as devices, packaged.
 
 `build` compiles it, `device` holds the two devices that run it (C simulation and `fast`), `project`
 writes what Vitis needs.

@@ -15,7 +15,7 @@ from skipstone.spec.errors import ToolError
 from skipstone.spec.headers import config_header
 
 from ..toolchain import compiler_environment, find_compiler, run_tool
-from .project import kernel_source
+from .kernel import kernel_source
 
 __all__ = ["Kind", "ap_types", "build_library", "sources"]
 
@@ -36,19 +36,20 @@ class Kind(Enum):
 _OPTIONS = {
     Kind.AP_INT: ("-O1", "-DSKIPSTONE_AP_INT"),
     Kind.NATIVE: ("-O2",),
-    Kind.FAST: ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-DSKIPSTONE_FAST"),
+    Kind.FAST: (
+        "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-DSKIPSTONE_FAST",
+    ),
 }  # fmt: skip
 
 
 def sources() -> Path:
     """The folder of the HLS sources: of the repository, or of the installed package."""
     here = Path(__file__)
-    for folder in (here.parents[3] / "hls", here.with_name("sources")):
+    places = (here.parents[3] / "hls", here.parents[2] / "skipstone_hls")
+    for folder in places:
         if (folder / "skipstone" / "core.hpp").is_file():
             return folder
-    raise ToolError(
-        f"the HLS sources were not found: neither {here.parents[3] / 'hls'} nor {folder}"
-    )
+    raise ToolError(f"the HLS sources were not found in {' or '.join(map(str, places))}")
 
 
 def ap_types() -> Path:

@@ -22,7 +22,7 @@ _STATUS = 8
 
 
 def register_values(run: Run, memory_words: int) -> NDArray[np.uint32]:
-    """The kernel's scalar arguments, in the order of `project.SCALARS`."""
+    """The kernel's scalar arguments, in the order of `kernel.SCALARS`."""
     values = [
         run.program_address, run.program_length, run.position, run.chunk_tokens,
         run.steps, run.eos_token, run.mode, memory_words,

@@ -1,8 +1,8 @@
 """The fast device: the HLS sources compiled for this machine, vectorised and on several threads.
 
 It computes the hardware's bits: products are exact integers, so neither vectors nor threads can
-change one. Sections of an image file are mapped, not copied, so a model takes little more memory than
-its file.
+change one. Sections of an image file are mapped, not copied, so a model takes little more memory
+than its file.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -112,7 +113,13 @@ class FastDevice(Device):
     @property
     def products(self) -> Products:
         """The best way of computing products that is used."""
-        return Products(self._library.skipstone_products(self._handle))
+        return Products(self._library.skipstone_products(self._engine))
+
+    @property
+    def _engine(self) -> ctypes.c_void_p:
+        if self._handle is None:
+            raise RuntimeError("the device is closed")
+        return self._handle
 
     # -- memory ------------------------------------------------------------------------------------
 
@@ -153,7 +160,7 @@ class FastDevice(Device):
         table = (_Segment * len(pieces))(
             *(_Segment(p.first, p.end, p.data.ctypes.data) for p in pieces)
         )
-        self._library.skipstone_attach(self._handle, table, len(pieces))
+        self._library.skipstone_attach(self._engine, table, len(pieces))
 
     def write(self, address: int, data: NDArray[np.uint8]) -> None:
         raw = np.asarray(data, np.uint8).reshape(-1)
@@ -185,12 +192,12 @@ class FastDevice(Device):
     def start(self, run: Run) -> None:
         self._idle("start")
         values = register_values(run, self._words)
-        self._library.skipstone_stop(self._handle, 0)
+        self._library.skipstone_stop(self._engine, 0)
         self._future = self._executor.submit(self._run, values)
 
     def _run(self, values: NDArray[np.uint32]) -> None:
         self._library.skipstone_run(
-            self._handle,
+            self._engine,
             ctypes.c_void_p(values.ctypes.data),
             ctypes.c_void_p(self._status.ctypes.data),
             ctypes.c_void_p(self._counters.ctypes.data),
@@ -222,7 +229,7 @@ class FastDevice(Device):
     def reset(self) -> None:
         """Bring the engine back to idle: a run ends after the instruction at hand."""
         if self._future is not None:
-            self._library.skipstone_stop(self._handle, 1)
+            self._library.skipstone_stop(self._engine, 1)
             self._future.result()
             self._future = None
 
@@ -239,14 +246,23 @@ class FastDevice(Device):
 
     # -- beyond the contract -----------------------------------------------------------------------
 
+    def read_bandwidth(self, count: int) -> float:
+        """Bytes per second at which the engine's threads read `count` bytes of memory."""
+        data = np.ones(count, np.uint8)
+        begin = time.perf_counter()
+        self._library.skipstone_read(
+            self._engine, ctypes.c_void_p(data.ctypes.data), ctypes.c_uint64(count)
+        )
+        return count / (time.perf_counter() - begin)
+
     def trace(self, on: bool) -> None:
         """Record from now on, or no longer, the vectors that each instruction computes."""
-        self._library.skipstone_trace(self._handle, int(on))
+        self._library.skipstone_trace(self._engine, int(on))
 
     def take_trace(self) -> NDArray[np.void]:
         """What was recorded since it was last taken: an array of `trace.TRANSFER`."""
-        out = np.zeros(self._library.skipstone_take(self._handle, None), TRANSFER)
-        self._library.skipstone_take(self._handle, ctypes.c_void_p(out.ctypes.data))
+        out = np.zeros(self._library.skipstone_take(self._engine, None), TRANSFER)
+        self._library.skipstone_take(self._engine, ctypes.c_void_p(out.ctypes.data))
         return out
 
 

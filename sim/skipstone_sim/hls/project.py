@@ -1,175 +1,58 @@
-"""What Vitis HLS needs to build the core: the kernel's top level, and a project, per configuration.
+"""What Vitis HLS needs to build the core: the kernel's top level, and a project, per board.
 
-The kernel's arguments have the register map of the gateware (`skipstone.spec.registers`): scalars at
-its offsets, ERROR_CODE and what follows as one array at 0x80, the counters as one at 0x400. Each
-memory port is an AXI4 master of its own bundle.
+Files for ``vitis-run`` (hls_config.cfg) and for the older ``vitis_hls`` (Tcl): C simulation,
+synthesis, co-simulation and export. Run ``python -m skipstone_sim.hls.project BOARD FOLDER``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import struct
 from pathlib import Path
+from typing import Annotated
 
-from skipstone.spec.config import CoreConfig
+import numpy as np
+import typer
+
+from skipstone.devices import Run
+from skipstone.spec.boards import BOARDS, Board, Family, Memory
+from skipstone.spec.config import CoreConfig, named_config
 from skipstone.spec.headers import config_header
-from skipstone.spec.registers import BY_NAME, PORT_BASE, counter_offset
+from skipstone.spec.registers import VERSION, Mode
 
-__all__ = ["BOARDS", "SCALARS", "TOP", "Board", "kernel_source", "project_files", "write_project"]
+from ..golden import GoldenDevice
+from ..walks import random_chunk, random_image
+from .build import sources
+from .device import register_values
+from .kernel import TOP, kernel_source
 
-TOP = "skipstone_core"
-
-SCALARS = (
-    "PROGRAM_ADDRESS",
-    "PROGRAM_LENGTH",
-    "POSITION",
-    "CHUNK_TOKENS",
-    "STEPS",
-    "EOS_TOKEN",
-    "MODE",
-    "MEMORY_WORDS",
-)
-"""The registers that are the kernel's scalar arguments, in order."""
+__all__ = ["HLS_BOARDS", "project_files", "vectors", "write_project"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Board:
-    """Where a kernel goes.
-
-    Attributes
-    ----------
-    part
-        The FPGA.
-    flow
-        "vitis" packs a kernel (.xo) for Alveo shells, "vivado" an IP for block designs.
-    """
-
-    name: str
-    part: str
-    flow: str
-
-
-BOARDS = {
-    board.name: board
-    for board in (
-        Board(name="u280", part="xcu280-fsvh2892-2L-e", flow="vitis"),
-        Board(name="u50", part="xcu50-fsvh2104-2-e", flow="vitis"),
-        Board(name="u55c", part="xcu55c-fsvh2892-2L-e", flow="vitis"),
-        Board(name="kv260", part="xck26-sfvc784-2LV-c", flow="vivado"),
-    )
-}
-
-
-def _pragmas(config: CoreConfig) -> list[str]:
-    lines = []
-    for p in range(config.ports):
-        lines += [
-            f"mode=m_axi port=port_{p} bundle=m_axi_{p} offset=slave "
-            f"max_read_burst_length={config.burst_beats} max_write_burst_length=16 "
-            f"num_read_outstanding={config.outstanding} num_write_outstanding=8",
-            f"mode=s_axilite port=port_{p} bundle=control offset={PORT_BASE + 8 * p:#x}",
-        ]
-    for name in SCALARS:
-        offset = BY_NAME[name].offset
-        lines.append(f"mode=s_axilite port={name.lower()} bundle=control offset={offset:#x}")
-    status, counters = BY_NAME["ERROR_CODE"].offset, counter_offset("cycles")
-    lines += [
-        f"mode=s_axilite port=status bundle=control offset={status:#x}",
-        f"mode=s_axilite port=counters bundle=control offset={counters:#x}",
-        "mode=s_axilite port=return bundle=control",
-    ]
-    return [f"#pragma HLS interface {line}" for line in lines]
-
-
-def kernel_source(config: CoreConfig) -> str:
-    """``kernel.cpp``: the top level of `config`."""
-    ports = ", ".join(f"Beat* port_{p}" for p in range(config.ports))
-    scalars = ", ".join(f"UInt<32> {name.lower()}" for name in SCALARS)
-    fields = ", ".join(name.lower() for name in SCALARS)
-    return "\n".join(
-        [
-            f"// Top level of core {config.name}.",
-            "// Made by skipstone_sim.hls.project; do not edit.",
-            '#include "skipstone/kernel.hpp"',
-            "",
-            "using namespace skipstone;",
-            "",
-            f'extern "C" void {TOP}({ports}, {scalars},',
-            "    UInt<32> status[STATUS_REGISTERS], UInt<64> counters[COUNTERS]) {",
-            *_pragmas(config),
-            "    static State state;",
-            "    static History history;",
-            "    static Status result;",
-            f"    const Registers registers = {{{fields}}};",
-            "    run(SKIPSTONE_PORTS, registers, state, history, result);",
-            "    status[0] = UInt<32>(unsigned(result.error));",
-            "    status[1] = result.pc;",
-            "    status[2] = result.tokens_done;",
-            "    status[3] = result.next_token;",
-            "    status[4] = VERSION;",
-            "    status[5] = UInt<32>(CONFIG_HASH & 0xFFFFFFFFull);",
-            "    status[6] = UInt<32>(CONFIG_HASH >> 32);",
-            "    status[7] = 0;",
-            "copy_counters:",
-            "    for (int n = 0; n < COUNTERS; ++n) {",
-            "#pragma HLS pipeline II=1",
-            "        counters[n] = result.counters[n];",
-            "    }",
-            "}",
-            "",
-        ]
-    )
-
-
-_TEST_BENCH = """\
-// C simulation and co-simulation in Vitis: runs the program of vectors.bin, compares memory.
-// vectors.bin: u64 words, 8 u32 registers, 7 u32 of status, memory before, memory after.
-#include <cstdio>
-#include <vector>
-
-#include "skipstone/kernel.hpp"
-
-extern "C" void skipstone_csim(unsigned char*, unsigned long long, const unsigned*, unsigned*, unsigned long long*);
-
-int main(int argc, char** argv) {
-    FILE* file = std::fopen(argc > 1 ? argv[1] : "vectors.bin", "rb");
-    if (file == nullptr) return std::puts("vectors.bin is missing"), 2;
-    unsigned long long words = 0, counters[skipstone::COUNTERS];
-    unsigned values[8], expected_status[7], status[skipstone::STATUS_REGISTERS];
-    bool whole = std::fread(&words, 8, 1, file) == 1 && std::fread(values, 4, 8, file) == 8;
-    whole = whole && std::fread(expected_status, 4, 7, file) == 7;
-    const size_t bytes = words * skipstone::WORD_BYTES;
-    std::vector<unsigned char> memory(bytes), expected(bytes);
-    whole = whole && std::fread(memory.data(), 1, bytes, file) == bytes;
-    whole = whole && std::fread(expected.data(), 1, bytes, file) == bytes;
-    std::fclose(file);
-    if (!whole) return std::puts("vectors.bin is too short"), 2;
-    skipstone_csim(memory.data(), words, values, status, counters);
-    size_t differing = 0;
-    for (size_t n = 0; n < bytes; ++n) differing += memory[n] != expected[n];
-    for (int n = 0; n < 7; ++n) differing += status[n] != expected_status[n];
-    std::printf("%zu bytes of %zu differ\\n", differing, bytes);
-    return differing != 0;
-}
-"""
+HLS_BOARDS = {name: b for name, b in BOARDS.items() if b.family is not Family.ECP5}
+"""Boards whose devices Vitis HLS knows."""
 
 
 def project_files(config: CoreConfig, board: Board, sources: Path) -> dict[str, str]:
-    """Files of the project, by name; `sources` is the repository's ``hls`` folder."""
-    period_ns = 1000 / config.clock_mhz
+    """Files of the project, by name; `sources` is the repository's ``hls`` folder.
+
+    An Alveo card, which is a board with HBM, takes a kernel (.xo); the others an IP.
+    """
+    flow = "vitis" if board.memory is Memory.HBM else "vivado"
+    period_ns = 1000 / board.clock_mhz
     flags = f"-I{sources} -I. -std=c++17 -DSKIPSTONE_AP_INT"
-    package = "xo" if board.flow == "vitis" else "ip_catalog"
+    package = "xo" if flow == "vitis" else "ip_catalog"
     cfg = [
         f"part={board.part}",
         "",
         "[hls]",
-        f"flow_target={board.flow}",
-        f"clock={period_ns:g}ns",
+        f"flow_target={flow}",
+        f"clock={period_ns:.4f}ns",
         "clock_uncertainty=12%",
         f"syn.top={TOP}",
         "syn.file=kernel.cpp",
         f"syn.cflags={flags}",
         f"tb.file={sources / 'csim.cpp'}",
-        "tb.file=testbench.cpp",
+        f"tb.file={sources / 'testbench.cpp'}",
         "tb.file=vectors.bin",
         f"tb.cflags={flags}",
         f"package.output.format={package}",
@@ -183,11 +66,11 @@ def project_files(config: CoreConfig, board: Board, sources: Path) -> dict[str, 
         f"set_top {TOP}",
         f'add_files kernel.cpp -cflags "{flags}"',
         f'add_files -tb {sources / "csim.cpp"} -cflags "{flags}"',
-        f'add_files -tb testbench.cpp -cflags "{flags}"',
+        f'add_files -tb {sources / "testbench.cpp"} -cflags "{flags}"',
         "add_files -tb vectors.bin",
-        f"open_solution -reset -flow_target {board.flow} {board.name}",
+        f"open_solution -reset -flow_target {flow} {board.name}",
         f"set_part {board.part}",
-        f"create_clock -period {period_ns:g}ns",
+        f"create_clock -period {period_ns:.4f}ns",
         "set_clock_uncertainty 12%",
         "csim_design -argv vectors.bin",
         "csynth_design",
@@ -199,14 +82,61 @@ def project_files(config: CoreConfig, board: Board, sources: Path) -> dict[str, 
     return {
         "config.hpp": config_header(config),
         "kernel.cpp": kernel_source(config),
-        "testbench.cpp": _TEST_BENCH,
         "hls_config.cfg": "\n".join(cfg),
         "run_hls.tcl": "\n".join(tcl),
     }
 
 
+def vectors(config: CoreConfig, *, seed: int = 0) -> bytes:
+    """What the test bench reads: a small random model, a run, and what golden makes of it.
+
+    u64 words · eight u32 scalars · seven u32 of status · memory before · memory after.
+    """
+    rng = np.random.default_rng(seed)
+    image = random_image(config, rng, largest=1)
+    device = GoldenDevice(config)
+    device.load(image)
+    part = random_chunk(image, rng, min(3, config.max_chunk))
+    device.write(image.sections["input"].address, part.view(np.uint8).reshape(-1))
+    run = Run(
+        program_address=image.sections["program"].address,
+        program_length=int(image.model["program_length"]),
+        position=0,
+        chunk_tokens=len(part),
+        steps=1,
+        mode=int(Mode.LOGITS),
+    )
+    size = image.words * config.word_bytes
+    before = device.read(0, size)
+    device.start(run)
+    result = device.wait()
+    status = [0, image.model["program_length"] - 1, result.tokens_done, result.next_token]
+    status += [VERSION, config.hash64 & 0xFFFFFFFF, config.hash64 >> 32]
+    head = struct.pack("<Q", image.words) + register_values(run, image.words).tobytes()
+    head += np.array(status, np.uint32).tobytes()
+    return head + before.tobytes() + device.read(0, size).tobytes()
+
+
 def write_project(folder: Path, config: CoreConfig, board: Board, sources: Path) -> None:
-    """Write the project's files into `folder`, which is created; test vectors are `vectors`."""
+    """Write the project's files into `folder`, which is created, with their test vectors."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in project_files(config, board, sources).items():
         (folder / name).write_text(text)
+    (folder / "vectors.bin").write_bytes(vectors(config))
+
+
+def _command(
+    board: Annotated[str, typer.Argument(help=f"One of {', '.join(HLS_BOARDS)}.")],
+    folder: Annotated[Path, typer.Argument(help="Where the project goes.")],
+    core: Annotated[str | None, typer.Option(help="Configuration; by default the board's.")] = None,
+) -> None:
+    """Write a Vitis HLS project of the core for a board."""
+    if board not in HLS_BOARDS:
+        raise typer.BadParameter(f"board must be one of {', '.join(HLS_BOARDS)}, not {board!r}")
+    chosen = HLS_BOARDS[board]
+    write_project(folder, named_config(core or chosen.core), chosen, sources())
+    typer.echo(f"cd {folder} && vitis_hls -f run_hls.tcl")
+
+
+if __name__ == "__main__":
+    typer.run(_command)

@@ -1,0 +1,230 @@
+"""Speed of the fast device, side by side with torch on the same threads.
+
+Decode and prefill of 128 tokens, of the shipped stories model and of a model of the shape of
+Llama-3.2-1B with random weights. Both engines take turns and the best turn of each counts, since
+other programs on the machine only ever add time. Torch runs its lean decoder (`torch_decoder`) in
+bfloat16 and in float32, and the better one of each figure counts. The machine's memory bandwidth is
+what as many threads read in turn with the others.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from skipstone.build import build_image
+from skipstone.model import ModelConfig, load_checkpoint, resolve_model
+from skipstone.runtime import Engine
+from skipstone.runtime.statistics import Phase
+from skipstone.spec.config import CoreConfig, named_config
+from skipstone.spec.image import Image
+from skipstone_sim.hls.build import sources
+from skipstone_sim.hls.fast import FastDevice
+from skipstone_sim.synthetic_image import synthetic_image
+
+from .rows import Row
+
+__all__ = ["LARGE", "LARGE_CORE", "SUBJECTS", "Speed", "run"]
+
+Progress = Callable[[str], None]
+
+SUBJECTS = ("stories", "1b")
+PREFILL = 128
+_BANDWIDTH_BYTES = 1 << 29
+
+LARGE = ModelConfig(
+    name="llama-3.2-1b",
+    hidden=2048,
+    layers=16,
+    heads=32,
+    kv_heads=8,
+    head_dim=64,
+    ffn=8192,
+    vocab=128256,
+    max_positions=1024,
+    rms_eps=1e-5,
+    rope_theta=500000.0,
+)
+"""The shape of Llama-3.2-1B."""
+
+
+def LARGE_CORE(group: int) -> CoreConfig:
+    """A core that holds it."""
+    return CoreConfig(
+        name=f"large-g{group}", rows=32, columns=16, lanes=4, ports=4, port_bits=512, group=group,
+        max_hidden=2048, max_ffn=8192, max_query=2048, max_context=1024, max_chunk=64,
+        max_layers=16,
+    )  # fmt: skip
+
+
+@dataclass
+class Speed:
+    """Seconds of the best turns.
+
+    Attributes
+    ----------
+    prefill, decode
+        Of PREFILL tokens, of one token behind them.
+    """
+
+    prefill: float = float("inf")
+    decode: float = float("inf")
+
+    def add(self, prefill: float, decode: float) -> None:
+        """One more turn."""
+        self.prefill, self.decode = min(self.prefill, prefill), min(self.decode, decode)
+
+
+@dataclass
+class _Turns:
+    """Engines that take turns: each a function of the tokens to decode."""
+
+    fast: Speed = field(default_factory=Speed)
+    torch: dict[str, Speed] = field(default_factory=dict)
+    bandwidth: float = 0.0
+
+
+def _fast_turn(engine: Engine, ids: list[int], tokens: int, speed: Speed) -> None:
+    begin = time.perf_counter()
+    engine.forward(ids)
+    middle = time.perf_counter()
+    # Greedy tokens without the host, as generate() lets the device take them.
+    engine._kick(engine.length, ids[:1], Phase(), steps=tokens - 1)
+    speed.add(middle - begin, (time.perf_counter() - middle) / tokens)
+
+
+def _torch_speeds(
+    shape: ModelConfig, ids: list[int], tokens: int, threads: int, turns: int,
+    between: Callable[[], None],
+) -> dict[str, Speed]:  # fmt: skip
+    import torch
+
+    from skipstone_sim.torch_decoder import TorchDecoder
+
+    torch.set_num_threads(threads)
+    speeds = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        decoder = TorchDecoder(shape, dtype, PREFILL + tokens + 1)
+        speed = speeds[str(dtype).removeprefix("torch.")] = Speed()
+        for _ in range(turns):
+            begin = time.perf_counter()
+            token = decoder.forward(ids, 0)
+            middle = time.perf_counter()
+            for n in range(tokens):
+                token = decoder.forward([token], PREFILL + n)
+            speed.add(middle - begin, (time.perf_counter() - middle) / tokens)
+            between()
+        del decoder
+        gc.collect()
+    return speeds
+
+
+def _resident_bytes() -> int:
+    """Memory of this process, mapped pages included."""
+    fields = Path("/proc/self/statm").read_text().split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _measure(
+    name: str, image: Image, shape: ModelConfig, tokens: int, turns: int, progress: Progress | None
+) -> list[Row]:
+    before = _resident_bytes()
+    device = FastDevice(image.config, progress=progress)
+    engine = Engine(device, image)
+    ids = np.random.default_rng(1).integers(0, shape.vocab, PREFILL).tolist()
+    found = _Turns()
+
+    def turn() -> None:
+        _fast_turn(engine, ids, tokens, found.fast)
+        if name != "stories":
+            found.bandwidth = max(found.bandwidth, device.read_bandwidth(_BANDWIDTH_BYTES))
+
+    turn()
+    resident = _resident_bytes() - before
+    if progress is not None:
+        progress(f"torch, {shape.name}")
+    found.torch = _torch_speeds(shape, ids, tokens, device.threads, turns, turn)
+
+    c = image.config
+    weights = image.sections["weights"].words * c.word_bytes
+    subject = (
+        f"{shape.name}, int4 in groups of {c.group}, {device.threads} threads, "
+        f"{device.products.name.lower()}"
+    )
+    device.close()
+    best_decode = min(found.torch.values(), key=lambda s: s.decode).decode
+    best_prefill = min(found.torch.values(), key=lambda s: s.prefill).prefill
+
+    def row(figure: str, value: float, unit: str = "", aim: str = "") -> Row:
+        full = f"{figure}_{name}"
+        return Row(figure=full, value=value, unit=unit, kind="emulated", subject=subject, aim=aim)
+
+    aim = "≥ 3" if name != "stories" else ""
+    rows = [
+        row("fast_decode", 1 / found.fast.decode, "tokens/s"),
+        row("fast_prefill", PREFILL / found.fast.prefill, "tokens/s"),
+    ]
+    for dtype, speed in found.torch.items():
+        rows += [
+            row(f"torch_{dtype}_decode", 1 / speed.decode, "tokens/s"),
+            row(f"torch_{dtype}_prefill", PREFILL / speed.prefill, "tokens/s"),
+        ]
+    rows += [
+        row("fast_over_torch_decode", best_decode / found.fast.decode, aim=aim),
+        row("fast_over_torch_prefill", best_prefill / found.fast.prefill, aim=aim),
+        row("fast_weights", weights / found.fast.decode / 1e9, "GB/s"),
+    ]
+    if name != "stories":
+        size = image.words * c.word_bytes
+        rows += [
+            row("memory_bandwidth", found.bandwidth / 1e9, "GB/s"),
+            row("share_of_bandwidth", 100 * weights / found.fast.decode / found.bandwidth, "%"),
+            row("memory_over_image", resident / size, aim="about 1"),
+        ]
+    return rows
+
+
+def _lines() -> list[Row]:
+    """Lines of each operation's header, blank ones and comments aside."""
+    rows = []
+    for path in sorted((sources() / "skipstone").glob("*.hpp")):
+        if path.name == "spec.hpp":
+            continue
+        lines = [line.strip() for line in path.read_text().splitlines()]
+        count = sum(1 for line in lines if line and not line.startswith("//"))
+        rows.append(
+            Row(figure="hls_lines", value=count, unit="lines", kind="emulated", subject=path.name)
+        )
+    return rows
+
+
+def run(
+    subjects: list[str], groups: list[int], tokens: int, turns: int, progress: Progress | None
+) -> list[Row]:
+    """The rows of these subjects; the large one with each of `groups`."""
+    rows = []
+    if "stories" in subjects:
+        shape = load_checkpoint(resolve_model("stories")).config
+        image = build_image("stories", named_config("sim-small"))
+        rows += _measure("stories", image, shape, 8 * tokens, turns, progress)
+    if "1b" in subjects:
+        for group in groups:
+            with tempfile.TemporaryDirectory() as folder:
+                if progress is not None:
+                    progress(f"filling an image, groups of {group}")
+                path = Path(folder) / "large.bin"
+                image = synthetic_image(LARGE, LARGE_CORE(group), path, kv_capacity=1024)
+                name = "1b" if group == groups[0] else f"1b_g{group}"
+                rows += _measure(name, image, LARGE, tokens, turns, progress)
+    load = Row(
+        figure="load_average", value=os.getloadavg()[0], unit="processes", kind="emulated",
+        subject=f"this machine, {os.cpu_count()} processors", aim="below 1 beside the bench",
+    )  # fmt: skip
+    return [*rows, load, *_lines()]
