@@ -1,15 +1,14 @@
 // ATTEND on this machine: a task for each token and KV head; keys and values are read where they
-// lie. The history buffer changes no bit, so there is none.
+// lie. The history buffer changes no bit: only its counters are kept.
 #pragma once
 
+#include "../skipstone/history.hpp"
 #include "../skipstone/softmax.hpp"
 #include "workshop.hpp"
 
 namespace skipstone {
 
-struct History {
-    void begin() {}
-};
+struct History : Held {};
 
 // Attention of the query heads of one KV head over the positions up to `last`.
 inline void attend_head(const std::uint8_t* kv, const State& s, int token, int head, int last, Bench& b, Float* y) {
@@ -79,7 +78,7 @@ inline void attend_head(const std::uint8_t* kv, const State& s, int token, int h
         for (int k = 0; k < hd; ++k) y[(head * g.ratio + r) * hd + k] = mul(from_exact(mixed[r][k], power), inverse[r]);
 }
 
-inline ErrorCode attend(const Memory& memory, State& s, History&, const Instruction& i, UInt<32> memory_words, Status& status) {
+inline ErrorCode attend(const Memory& memory, State& s, History& history, const Instruction& i, UInt<32> memory_words, Status& status) {
     int tokens[MAX_CHUNK];
     const int selected = select_tokens(s, i.select, 0, tokens);
     if (selected == 0) {
@@ -112,6 +111,7 @@ inline ErrorCode attend(const Memory& memory, State& s, History&, const Instruct
         const Float* y = &w.attention[std::size_t(n) * MAX_QUERY];
         quantize<ACTIVATION_BITS>(y, g.query(), GROUP, s.activation.mantissa[tokens[n]], s.activation.exponent[tokens[n]]);
         probe(s, ProbeKind::ATTENTION, tokens[n], y, g.query());
+        history.covered(s, int(s.position) + tokens[n], i.layer, status);
     }
     clear_others(s.activation, s.count, tokens, selected, g.query());
     s.has_activation = true;

@@ -1,14 +1,9 @@
 // ATTEND: for each selected token and head group: load K -> score; load V -> mix. Keys and values
 // come from the history buffer if it holds the version that is needed, else from memory.
-//
-// History buffer: for positions below its capacity the K and V words, with their exponents, that the
-// last ATTEND covering the position in this chunk used, and the layer of that ATTEND (`held`). A
-// later ATTEND needs version v, the last layer up to its own that stored the position: if
-// v <= held, nothing newer was stored since, and the buffer has it. So it is exact for any pattern of
-// skips, and no bit of any result depends on it.
 #pragma once
 
 #include "epilogue.hpp"
+#include "history.hpp"
 #include "softmax.hpp"
 
 namespace skipstone {
@@ -22,26 +17,8 @@ struct KvItem {
     Exponent exponent[MAX_HEADS_PER_WORD];
 };
 
-struct History {
+struct History : Held {
     KvItem keys[HISTORY_WORDS > 0 ? HISTORY_WORDS : 1], values[HISTORY_WORDS > 0 ? HISTORY_WORDS : 1];
-    Int<8> held[MAX_CONTEXT];
-    int limit = 0;  // positions below it have been covered in this chunk
-
-    // A new chunk starts at layer 0, whose versions are not those held.
-    void begin() { limit = 0; }
-    int capacity(const Geometry& g) const { return HISTORY_WORDS / g.head_groups(); }
-    bool has(int position, int version, const Geometry& g) const {
-        return position < limit && position < capacity(g) && version <= int(held[position]);
-    }
-    // After the last walk of a token at `last` in `layer`.
-    void covered(int last, int layer) {
-    history_cover:
-        for (int p = 0; p <= last; ++p) {
-#pragma HLS pipeline II=1
-            held[p] = layer;
-        }
-        limit = last + 1 > limit ? last + 1 : limit;
-    }
 };
 
 // K (or V) of the positions up to `last`, in order.
@@ -203,7 +180,7 @@ attend_tokens:
             value_reference(SKIPSTONE_MEMORY, s, i.layer, w, heads, last, reference);
             mix_pass(SKIPSTONE_MEMORY, s, history, i.layer, w, heads, last, scores, reference, y);
         }
-        history.covered(last, i.layer);
+        history.covered(s, last, i.layer, status);
         quantize<ACTIVATION_BITS>(y, g.query(), GROUP, s.activation.mantissa[token], s.activation.exponent[token]);
     }
     clear_others(s.activation, s.count, tokens, selected, g.query());

@@ -136,7 +136,7 @@ def test_ctrl_c_keeps_the_text(run, monkeypatch):
     ("arguments", "message"),
     [
         (("-m", "nowhere", START), "no model 'nowhere'"),
-        (("-m", "nano", "-d", "fpga", START), "unknown device 'fpga'; known: golden"),
+        (("-m", "nano", "-d", "fpga", START), "unknown device 'fpga'; known: fast, golden"),
         (("-m", "nano", "--core", "huge", START), "unknown core configuration 'huge'; known: "),
         (("-m", "nano", ""), "the prompt is empty"),
         (("-m", "nano", "word " * 600), "tokens, the context holds 512"),
