@@ -1,8 +1,9 @@
 """Proof of the rank and gap addresses: a walk reads every version that attention sees, each once.
 
 For every bitmap of a small core, every layer and length of a walk, and every behaviour of memory:
-the read commands of a walk, in order, are the addresses that plain counting gives to positions
-0 .. last. The rank of a version is the number of earlier positions that stored in its layer.
+the read commands of a walk, first for K, then for V, are in order the addresses that plain counting
+gives to positions 0 .. last. The rank of a version is the number of earlier positions that stored
+in its layer. Without a history buffer, every position is a miss.
 """
 
 import pytest
@@ -19,13 +20,13 @@ CONFIG = CoreConfig(
     name="proof", rows=8, columns=8, lanes=1, ports=1, port_bits=256, max_hidden=32, max_ffn=32,
     max_query=32, max_context=8, max_chunk=4, max_layers=LAYERS,
 )  # fmt: skip
-HEAD_DIM_LOG2, CAPACITY, BASE, LAYER_WORDS, BANK_OFFSET = 5, 64, 1000, 300, 136
+HEAD_DIM_LOG2, CAPACITY, BASE, LAYER_WORDS = 5, 64, 1000, 300
 TOKENS_PER_EXPONENT_WORD_LOG2 = HEAD_DIM_LOG2 - 1
 
 
 def walk_cycles(positions):
-    """A walk whose commands are all taken at once is done by then."""
-    return 6 + 4 * positions
+    """A walk whose commands are all taken at once has had both passes by then."""
+    return 12 + 5 * positions
 
 
 class Walk(wiring.Component):
@@ -35,16 +36,14 @@ class Walk(wiring.Component):
     ----------
     positions
         Of the chunk; the walk ends at any of them.
-    values
-        A walk over V, else over K.
     stalls
-        Commands and runs are taken whenever the solver likes; else always, and the walk must end.
+        Commands and misses are taken whenever the solver likes; else always, and the walk must end.
     shift
         Added to what is expected: not 0 makes the proof fail.
     """
 
-    def __init__(self, *, positions: int, values: bool, stalls: bool, shift: int = 0):
-        self._positions, self._values, self._stalls, self._shift = positions, values, stalls, shift
+    def __init__(self, *, positions: int, stalls: bool, shift: int = 0):
+        self._positions, self._stalls, self._shift = positions, stalls, shift
         super().__init__({})
 
     def elaborate(self, platform):
@@ -72,8 +71,8 @@ class Walk(wiring.Component):
                         version.eq(n),
                         rank.eq(sum((stored[n][t] for t in range(s)), Const(0))),
                     ]
-            bank = BASE + version * LAYER_WORDS + BANK_OFFSET
-            addresses.append(bank + rank + self._values * CAPACITY + self._shift)
+            bank = BASE + version * LAYER_WORDS
+            addresses.append(bank + rank + self._shift)
             exponents.append(bank + 2 * CAPACITY + (rank >> TOKENS_PER_EXPONENT_WORD_LOG2))
             slots.append(rank[:TOKENS_PER_EXPONENT_WORD_LOG2])
 
@@ -84,12 +83,13 @@ class Walk(wiring.Component):
             index.geometry.base.eq(BASE),
             index.geometry.capacity.eq(CAPACITY),
             index.geometry.layer_words.eq(LAYER_WORDS),
+            index.geometry.bank_words.eq(LAYER_WORDS),
+            index.geometry.head_groups.eq(1),
+            index.geometry.kv_heads.eq(1),
             index.count.eq(self._positions),
             index.begin.eq(step == 0),
             index.walk.payload.layer.eq(layer),
             index.walk.payload.last.eq(last),
-            index.walk.payload.values.eq(self._values),
-            index.walk.payload.bank_offset.eq(BANK_OFFSET),
             index.walk.valid.eq(step == LAYERS + 1),
         ]
         for n in range(LAYERS):
@@ -102,61 +102,66 @@ class Walk(wiring.Component):
         with m.If((step <= LAYERS) | (index.walk.valid & index.walk.ready)):
             m.d.sync += step.eq(step + 1)
         taken = AnySeq(2) if self._stalls else Const(3, 2)
-        m.d.comb += Cat(index.commands.ready, index.runs.ready).eq(taken)
+        m.d.comb += Cat(index.commands.ready, index.misses.ready).eq(taken)
 
         self.check(m, index, last, Array(addresses), Array(exponents), Array(slots), step)
         return m
 
     def check(self, m, index, last, addresses, exponents, slots, step):
-        """Commands in order of the positions; K words behind the exponents of the same run."""
-        at = Signal(range(self._positions + 1))
-        described, length = Signal(), Signal(7)
-        exponents_read = Signal()
-        command, run = index.commands, index.runs
+        """Commands in order of the positions, K words behind their exponent word; every miss."""
+        at, values = Signal(range(self._positions + 1)), Signal()
+        exponents_read, exponents_at = Signal(), Signal.like(index.commands.payload.address)
+        command = index.commands
         moves = command.valid & command.ready
-        data = moves & (self._values | exponents_read)
         words = command.payload.words
-        with m.If(moves & ~data):
-            m.d.comb += [
-                Assert(words == 1),
-                Assert(command.payload.address == exponents[at]),
-            ]
-            m.d.sync += exponents_read.eq(1)
-        with m.If(data):
+        opens = ~values & ~exponents_read & ((at == 0) | (exponents_at != exponents[at]))
+        with m.If(moves & opens):
+            m.d.comb += [Assert(words == 1), Assert(command.payload.address == exponents[at])]
+            m.d.sync += [exponents_read.eq(1), exponents_at.eq(command.payload.address)]
+        with m.If(moves & ~opens):
             m.d.comb += [Assert(words != 0), Assert(at + words <= last + 1)]
             for k in range(self._positions):
                 with m.If((k < words) & (at + k <= last)):
-                    m.d.comb += Assert(command.payload.address + k == addresses[at + k])
-            if not self._values:
-                m.d.comb += [Assert(described), Assert(length == words)]
-            m.d.sync += [at.eq(at + words), exponents_read.eq(0), described.eq(0)]
-        if self._values:
-            m.d.comb += Assert(~run.valid)
-        else:
-            with m.If(run.valid & run.ready):
-                m.d.comb += [Assert(~described), Assert(run.payload.slot == slots[at])]
-                m.d.sync += [described.eq(1), length.eq(run.payload.length)]
+                    expected = addresses[at + k] + Mux(values, CAPACITY, 0)
+                    m.d.comb += Assert(command.payload.address + k == expected)
+            m.d.sync += [at.eq(at + words), exponents_read.eq(0)]
+            with m.If((at + words == last + 1) & ~values):
+                m.d.sync += [at.eq(0), values.eq(1)]
+
+        miss = index.misses
+        missed, ends = Signal(range(self._positions + 1)), Signal(2)
+        with m.If(miss.valid & miss.ready):
+            m.d.sync += missed.eq(missed + 1)
+            with m.If(miss.payload.end):
+                m.d.comb += Assert(missed == last + 1)
+                m.d.sync += [missed.eq(0), ends.eq(ends + 1)]
+            with m.Else():
+                m.d.comb += [
+                    Assert(missed <= last),
+                    Assert(miss.payload.data.position == missed),
+                    Assert(miss.payload.data.slot == slots[missed]),
+                ]
 
         walked = step == LAYERS + 2
         with m.If(walked & index.idle):
-            m.d.comb += Assert(at == last + 1)
+            m.d.comb += [Assert(values), Assert(at == last + 1)]
         cycles = Signal(range(walk_cycles(self._positions) + 2))
         with m.If(walked & (cycles <= walk_cycles(self._positions))):
             m.d.sync += cycles.eq(cycles + 1)
         if not self._stalls:
-            m.d.comb += Assert(Mux(cycles > walk_cycles(self._positions), index.idle, 1))
+            done = index.idle & (ends == 2)
+            m.d.comb += Assert(Mux(cycles > walk_cycles(self._positions), done, 1))
 
 
-@pytest.mark.parametrize("values", [False, True], ids=["keys", "values"])
 @pytest.mark.parametrize(
     ("positions", "stalls", "depth"),
-    [(4, False, LAYERS + walk_cycles(4) + 4), (3, True, 18)],
+    [(3, False, LAYERS + walk_cycles(3) + 4), (2, True, 20)],
     ids=["at once", "stalled"],
 )
-def test_walks(tmp_path, positions, values, stalls, depth):
-    prove(Walk(positions=positions, values=values, stalls=stalls), tmp_path, depth=depth)
+def test_walks(tmp_path, positions, stalls, depth):
+    prove(Walk(positions=positions, stalls=stalls), tmp_path, depth=depth)
 
 
 def test_a_wrong_address_is_found(tmp_path):
     with pytest.raises(ProofFailure, match="an assertion fails"):
-        prove(Walk(positions=4, values=True, stalls=False, shift=1), tmp_path, depth=24)
+        prove(Walk(positions=4, stalls=False, shift=1), tmp_path, depth=30)
