@@ -201,13 +201,11 @@ class Reader(wiring.Component):
         """Join the FIFOs into words; the result tells that a word is on its way out."""
         config = self._config
         current = data.View(_OrderLayout(config), order.r_data)
-        stages = [Signal(WordLayout(config), name=f"stage_{n}") for n in range(2)]
-        stage_valid = Signal(2)
-        ready = Signal(2)  # the stage can be loaded
-        m.d.comb += [
-            ready[1].eq(~stage_valid[1] | self.words.ready),
-            ready[0].eq(~stage_valid[0] | ready[1]),
-        ]
+        latch = Signal(WordLayout(config))
+        latched = Signal()
+        m.submodules.words = words = ResetInserter(self.abort)(Skid(shape=WordLayout(config)))
+        ready = Signal()  # the latch can be loaded
+        m.d.comb += ready.eq(~latched | words.i.ready)
 
         available = []
         for p, port in enumerate(ports):
@@ -216,7 +214,7 @@ class Reader(wiring.Component):
             with m.If(self.abort):
                 m.d.sync += level.eq(0)
             available.append(level != 0)
-        m.d.comb += fetch.eq(Cat(available).all() & order.r_rdy & ready[0] & ~self.abort)
+        m.d.comb += fetch.eq(Cat(available).all() & order.r_rdy & ready & ~self.abort)
 
         address = Signal(range(config.fifo_words))
         beat = Signal.like(current.beats)
@@ -228,32 +226,34 @@ class Reader(wiring.Component):
                 beat.eq(Mux(ends_burst, 0, beat + 1)),
             ]
 
-        # Stage 0 is the memories' own output latch, stage 1 a register that packs into them.
+        # The memories' own output latch; then registers both ways, so that nobody's logic on
+        # `ready` reaches the FIFOs.
         for p, port in enumerate(ports):
             m.d.comb += [
                 port["read"].addr.eq(address),
                 port["read"].en.eq(fetch),
-                stages[0].data.word_select(p, config.port_bits).eq(port["read"].data),
+                latch.data.word_select(p, config.port_bits).eq(port["read"].data),
             ]
         kind = Signal(ReadKind)
         last = Signal()
-        m.d.comb += [stages[0].kind.eq(kind), stages[0].last.eq(last)]
-        with m.If(ready[0]):
+        m.d.comb += [latch.kind.eq(kind), latch.last.eq(last)]
+        with m.If(ready):
             m.d.sync += [
-                stage_valid[0].eq(fetch),
+                latched.eq(fetch),
                 kind.eq(current.kind),
                 last.eq(current.last & ends_burst),
             ]
-        with m.If(ready[1]):
-            m.d.sync += [stage_valid[1].eq(stage_valid[0]), stages[1].eq(stages[0])]
         with m.If(self.abort):
-            m.d.sync += [stage_valid.eq(0), address.eq(0), beat.eq(0)]
+            m.d.sync += [latched.eq(0), address.eq(0), beat.eq(0)]
         m.d.comb += [
-            self.words.valid.eq(stage_valid[1] & ~self.abort),
-            self.words.payload.eq(stages[1]),
+            words.i.valid.eq(latched),
+            words.i.payload.eq(latch),
+            words.o.ready.eq(self.words.ready),
+            self.words.valid.eq(words.o.valid & ~self.abort),
+            self.words.payload.eq(words.o.payload),
         ]
         waiting = Signal()
-        m.d.comb += waiting.eq(stage_valid.any())
+        m.d.comb += waiting.eq(latched | words.o.valid)
         return waiting
 
 
