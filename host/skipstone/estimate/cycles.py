@@ -140,7 +140,7 @@ class RunModel:
         self._program, self._config = program, config
         self._decisions, self._p, self._memory = decisions, parameters, memory
         self._rate = memory.rate(config)
-        self._runs: dict[tuple[int, int], int] = {}
+        self._fetches: dict[tuple[int, int], dict[tuple[int, int], Fetch]] = {}
         geometry = next(i for i in program if i.opcode is Opcode.GEOMETRY)
         self._hidden_groups = geometry.groups
         self._query_heads = geometry.source
@@ -178,27 +178,52 @@ class RunModel:
                 return count if mode & Mode.ALL_LOGITS else 1
         return count
 
-    def key_runs(self, layer: int, last: int) -> int:
-        """How many runs of keys the token at `last` sees in `layer`.
+    def fetches(self, position: int, count: int) -> dict[tuple[int, int], Fetch]:
+        """What the attention of each layer and executing token of a chunk takes from where."""
+        key = position, count
+        if key not in self._fetches:
+            self._fetches[key] = self._find_fetches(position, count)
+        return self._fetches[key]
 
-        A run lies in one layer's store, at consecutive ranks, under one exponent word.
-        """
-        if (layer, last) not in self._runs:
-            self._runs[layer, last] = self._lengths(layer, last)
-        return self._runs[layer, last]
+    def _find_fetches(self, position: int, count: int) -> dict[tuple[int, int], Fetch]:
+        # The history buffer holds, of each position, the version that was last wanted in this
+        # chunk (docs/decisions/0010).
+        head_groups = self._kv.head_groups
+        capacity = self._config.history_words >> (head_groups - 1).bit_length()
+        held = np.full(capacity, -1)
+        out = {}
+        for layer in range(self.stored.shape[1]):
+            stored = self.stored[: position + count, : layer + 1]
+            version = layer - np.argmax(stored[:, ::-1], axis=1)
+            ranks: NDArray[np.int64] = np.cumsum(stored, axis=0) - stored
+            rank = ranks[np.arange(len(stored)), version]
+            for token in range(position, position + count):
+                if not self._decisions.attention[token, layer]:
+                    continue
+                seen = min(token + 1, capacity)
+                missed = np.ones(token + 1, np.bool_)
+                missed[:seen] = held[:seen] != version[:seen]
+                held[:seen] = version[:seen]
+                v, r = version[: token + 1][missed], rank[: token + 1][missed]
+                opens = np.ones(len(v), np.bool_)
+                opens[1:] = (
+                    (v[1:] != v[:-1])
+                    | (r[1:] != r[:-1] + 1)
+                    | (r[1:] % self._kv.tokens_per_exponent_word == 0)
+                )
+                misses = len(v)
+                out[layer, token] = Fetch(misses, int(opens.sum()), token + 1 - misses)
+        return out
 
-    def _lengths(self, layer: int, last: int) -> int:
-        stored = self.stored[: last + 1, : layer + 1]
-        version = layer - np.argmax(stored[:, ::-1], axis=1)
-        ranks: NDArray[np.int64] = np.cumsum(stored, axis=0) - stored
-        rank = ranks[np.arange(last + 1), version]
-        new = np.ones(last + 1, np.bool_)
-        new[1:] = (
-            (version[1:] != version[:-1])
-            | (rank[1:] != rank[:-1] + 1)
-            | (rank[1:] % self._kv.tokens_per_exponent_word == 0)
-        )
-        return int(new.sum())
+
+@dataclass(frozen=True)
+class Fetch:
+    """Positions that a token's attention reads from memory, in how many runs under one exponent
+    word each, and those that the history buffer serves."""
+
+    misses: int
+    runs: int
+    hits: int
 
 
 class _Walk:
@@ -450,31 +475,39 @@ class _Walk:
         p, c, kv = self._p, self._config, self._model._kv
         self._barrier()
         first_word = self._first_word(self._now)
-        at = self._now + p.attend
-        heads_left = self._model._kv_heads
-        inverses = c.lanes * max(1, c.word_bytes // 32)
+        walked = self._now + p.attend
+        at = free = walked
+        split = 2 * self._model._query_heads <= c.lanes
+        quartered = 4 * self._model._query_heads <= c.lanes
+        fetches = self._model.fetches(self._position, self._count)
         for token in tokens:
+            f = fetches[i.layer, token]
+            walked += token + 1  # positions are visited one by one
             at += p.attend_token
-            runs = self._model.key_runs(i.layer, token)
+            # Words of memory and of the history buffer pass side by side where lanes are free.
+            keys = max(f.runs + f.misses, f.hits if split else f.misses + f.hits)
+            passes = 1 if split else 2
+            values = float(max(f.misses, f.hits) if quartered else passes * (f.misses + f.hits))
             heads_left = self._model._kv_heads
             for _ in range(kv.head_groups):
                 heads = min(heads_left, kv.heads_per_word)
                 heads_left -= heads
-                keys = self._words("kv", runs + token + 1)
-                values = self._words("kv", token + 1)
-                at = max(at + c.columns / 2, first_word)
+                key_words = self._words("kv", f.runs + f.misses)
+                value_words = self._words("kv", f.misses)
+                at = max(at + c.columns / 2, first_word if f.misses else at)
                 # Short runs are short bursts, of which only so many are under way.
-                bursts = 3 * runs + 2 * (token + 1) / c.burst_beats
+                bursts = 3 * f.runs + 2 * f.misses / c.burst_beats
                 at += max(
-                    max(keys, runs * p.key_run + runs + token + 1) + max(values, 2 * (token + 1)),
+                    max(keys + f.runs * p.key_run, key_words) + max(values, value_words),
                     bursts * (self._latency + p.burst) / c.outstanding,
                 )
-                self.cost.array_busy += 3 * (token + 1)
-                pairs = heads * self._query_pairs()
-                at += inverses + pairs + p.attend_group
+                at = max(at, walked + values, free + values)
+                self.cost.array_busy += max(f.misses, f.hits) + values
+                at += p.attend_group
+                free = at + heads * self._query_pairs()
                 self.cost.products += 2 * (token + 1) * heads * 2 * self._query_pairs()
         self._stream = at
-        self._rests("attend", at + c.group / 2 + p.attention)
+        self._rests("attend", free + c.group / 2 + p.attention)
         self._now += 1
         return True
 

@@ -57,7 +57,8 @@ class Parameters:
     attend : float
         From its issue to its first keys, beyond latency and the loading of queries.
     attend_token, attend_group : float
-        Of each token, and of each head group of a token, beyond keys, values and outputs.
+        Of each token, and of each head group of a token, beyond queries, keys and values. Outputs
+        leave while the next keys pass.
     key_run : float
         Of each run of keys, beyond its words.
     next : float

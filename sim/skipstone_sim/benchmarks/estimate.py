@@ -305,7 +305,7 @@ def _error_rows(measured: Sequence[Measured], found: Calibration) -> list[Row]:
 
 
 PUBLISHED = (
-    ("SkipOPU, board, [128, 1024]", 143.4),
+    ("SkipOPU, [128, 1024]", 143.4),
     ("AccLLM, its simulator", 164.0),
     ("FlightLLM, measured independently, KV 128", 57.1),
 )

@@ -62,29 +62,44 @@ def test_what_is_skipped_is_not_read():
     assert cost.words["unneeded"] == SHAPE.layers * CORE.prefetch_words
 
 
-def expected_runs(stored, layer, last, per_word):
-    """Runs of keys, token by token."""
-    counts = [0] * stored.shape[1]
-    places = []
-    for t in range(last + 1):
-        version = max(n for n in range(layer + 1) if stored[t, n])
-        places.append((version, counts[version]))
-        for n in range(stored.shape[1]):
-            counts[n] += bool(stored[t, n])
-    runs = 1
-    for (a, i), (b, j) in itertools.pairwise(places):
-        runs += not (a == b and j == i + 1 and j % per_word)
-    return runs
+def expected_fetches(stored, attention, position, count, per_word, capacity):
+    """Misses, runs and hits of every attending token, position by position."""
+    held, out = {}, {}
+    for layer in range(stored.shape[1]):
+        for token in range(position, position + count):
+            if not attention[token, layer]:
+                continue
+            counts = [0] * stored.shape[1]
+            missed = []
+            for t in range(token + 1):
+                version = max(n for n in range(layer + 1) if stored[t, n])
+                if held.get(t) != version or t >= capacity:
+                    missed.append((version, counts[version]))
+                held[t] = version
+                for n in range(stored.shape[1]):
+                    counts[n] += bool(stored[t, n])
+            runs = bool(missed)
+            for (a, i), (b, j) in itertools.pairwise(missed):
+                runs += not (a == b and j == i + 1 and j % per_word)
+            out[layer, token] = (len(missed), runs, token + 1 - len(missed))
+    return out
 
 
 @pytest.mark.parametrize("skip", [0.0, 0.25, 0.7])
-def test_keys_lie_in_runs(skip):
-    model = run_model(Decisions.random(300, SHAPE.layers, skip, seed=5))
-    per_word = KvLayout(0, 512, 64, 2, CORE.word_bytes).tokens_per_exponent_word
-    for layer in range(SHAPE.layers):
-        for last in (0, 1, 40, 299):
-            expected = expected_runs(model.stored, layer, last, per_word)
-            assert model.key_runs(layer, last) == expected
+@pytest.mark.parametrize(("position", "count"), [(0, 5), (150, 1), (90, 3)])
+@pytest.mark.parametrize("words", [0, 128, 512])
+def test_what_attention_fetches(skip, position, count, words):
+    core = dataclasses.replace(CORE, history_words=words)
+    plan = plan_image(SHAPE, core, 512)
+    decisions = Decisions.random(300, SHAPE.layers, skip, seed=5)
+    model = run_model(decisions, plan=plan)
+    layout = KvLayout(0, 512, 64, 2, CORE.word_bytes)
+    expected = expected_fetches(
+        model.stored, decisions.attention, position, count, layout.tokens_per_exponent_word,
+        words // layout.head_groups,
+    )  # fmt: skip
+    found = model.fetches(position, count)
+    assert {k: (f.misses, f.runs, f.hits) for k, f in found.items()} == expected
 
 
 def test_prefill_reads_a_matrix_once_and_passes_it_often():

@@ -26,7 +26,7 @@ def test_the_stored_calibration_belongs_to_this_gateware(measured):
 
 def test_a_fit_finds_its_way_back(measured):
     known = load_calibration().parameters
-    lost = dataclasses.replace(known, barrier=known.barrier + 20, attend_group=0.0)
+    lost = dataclasses.replace(known, barrier=known.barrier + 60)
     assert np.abs(errors(measured, lost)).max() > 0.05
     found = fit(measured, lost, rounds=3)
     result = calibrate(measured, found)
