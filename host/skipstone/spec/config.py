@@ -14,7 +14,18 @@ from dataclasses import dataclass
 from .errors import ConfigError
 from .packing import MULTIPLIERS, Packing
 
-__all__ = ["BOARD_CONFIGS", "CONFIGS", "SIMULATION_CONFIGS", "CoreConfig", "named_config"]
+__all__ = [
+    "BOARD_CONFIGS",
+    "CONFIGS",
+    "HEAD_DIM_LOG2",
+    "SIMULATION_CONFIGS",
+    "CoreConfig",
+    "named_config",
+]
+
+
+HEAD_DIM_LOG2 = range(5, 8)
+"""Logarithms of the head dimensions that some core can tap."""
 
 
 def _is_power_of_two(x: int) -> bool:
@@ -189,7 +200,8 @@ class CoreConfig:
         """Logarithms of the head dimensions that the array can tap: a head is no longer than a
         word, no shorter than a column."""
         column = self.rows // 2
-        return range(max(5, column.bit_length() - 1), min(7, self.word_bytes.bit_length() - 1) + 1)
+        first = max(HEAD_DIM_LOG2.start, column.bit_length() - 1)
+        return range(first, min(HEAD_DIM_LOG2.stop, self.word_bytes.bit_length()))
 
     @property
     def packing(self) -> Packing:
@@ -231,13 +243,6 @@ SIMULATION_CONFIGS = {
             name="sim-large", rows=32, columns=16, lanes=4, ports=4, port_bits=512,
             max_hidden=1024, max_ffn=2816, max_query=1024, max_context=1024, max_chunk=64,
             max_layers=32, clock_mhz=225.0,
-        ),
-        # The ULX3S (LFE5U-85F) with its memory in block RAM: as large as the nano model needs.
-        CoreConfig(
-            name="ulx3s", rows=8, columns=8, lanes=2, ports=1, port_bits=256,
-            max_hidden=64, max_ffn=160, max_query=64, max_context=128, max_chunk=4,
-            max_layers=4, max_program=64, fifo_words=16, burst_beats=8, outstanding=4,
-            clock_mhz=25.0,
         ),
     )
 }  # fmt: skip

@@ -14,10 +14,10 @@ from enum import Enum
 import numpy as np
 
 from . import formats, registers, tables
-from .config import CoreConfig
+from .config import HEAD_DIM_LOG2, CoreConfig
 from .errors import CoreErrorCode
 from .isa import INSTRUCTION_BYTES, Epilogue, Flag, Opcode, Select, Source
-from .legality import HEAD_DIM_LOG2, KV_CAPACITY_STEP, NEEDS
+from .legality import KV_CAPACITY_STEP, NEEDS
 from .records import FORCE, INPUT_RECORD, OUTPUT_RECORD, RECORD_BYTES
 
 __all__ = ["config_header", "spec_header"]
