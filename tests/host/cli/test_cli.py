@@ -137,7 +137,7 @@ def test_ctrl_c_keeps_the_text(run, monkeypatch):
     [
         (("-m", "nowhere", START), "no model 'nowhere'"),
         (("-m", "nano", "-d", "fpga", START), "unknown device 'fpga'; known: golden"),
-        (("-m", "nano", "--core", "huge", START), "unknown core configuration 'huge'; known: sim-"),
+        (("-m", "nano", "--core", "huge", START), "unknown core configuration 'huge'; known: kv260, "),
         (("-m", "nano", ""), "the prompt is empty"),
         (("-m", "nano", "word " * 600), "tokens, the context holds 512"),
         (("-m", "nano", "--max-tokens", 0, START), "max_tokens must be at least 1, not 0"),
