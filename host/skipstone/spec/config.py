@@ -14,7 +14,18 @@ from dataclasses import dataclass
 from .errors import ConfigError
 from .packing import MULTIPLIERS, Packing
 
-__all__ = ["BOARD_CONFIGS", "CONFIGS", "SIMULATION_CONFIGS", "CoreConfig", "named_config"]
+__all__ = [
+    "BOARD_CONFIGS",
+    "CONFIGS",
+    "HEAD_DIM_LOG2",
+    "SIMULATION_CONFIGS",
+    "CoreConfig",
+    "named_config",
+]
+
+
+HEAD_DIM_LOG2 = range(5, 8)
+"""Logarithms of the head dimensions that some core can tap."""
 
 
 def _is_power_of_two(x: int) -> bool:
@@ -197,7 +208,8 @@ class CoreConfig:
         """Logarithms of the head dimensions that the array can tap: a head is no longer than a
         word, no shorter than a column."""
         column = self.rows // 2
-        return range(max(5, column.bit_length() - 1), min(7, self.word_bytes.bit_length() - 1) + 1)
+        first = max(HEAD_DIM_LOG2.start, column.bit_length() - 1)
+        return range(first, min(HEAD_DIM_LOG2.stop, self.word_bytes.bit_length()))
 
     @property
     def packing(self) -> Packing:
