@@ -1,5 +1,5 @@
 // ATTEND on this machine: a task for each token and KV head; keys and values are read where they
-// lie. The history buffer changes no bit, so there is none.
+// lie. Of the history buffer there is only the index, which the counters are made of.
 #pragma once
 
 #include "../skipstone/softmax.hpp"
@@ -8,7 +8,9 @@
 namespace skipstone {
 
 struct History {
-    void begin() {}
+    HistoryIndex index;
+
+    void begin() { index.begin(); }
 };
 
 // Attention of the query heads of one KV head over the positions up to `last`.
@@ -79,7 +81,7 @@ inline void attend_head(const std::uint8_t* kv, const State& s, int token, int h
         for (int k = 0; k < hd; ++k) y[(head * g.ratio + r) * hd + k] = mul(from_exact(mixed[r][k], power), inverse[r]);
 }
 
-inline ErrorCode attend(const Memory& memory, State& s, History&, const Instruction& i, UInt<32> memory_words, Status& status) {
+inline ErrorCode attend(const Memory& memory, State& s, History& history, const Instruction& i, UInt<32> memory_words, Status& status) {
     int tokens[MAX_CHUNK];
     const int selected = select_tokens(s, i.select, 0, tokens);
     if (selected == 0) {
@@ -98,9 +100,15 @@ inline ErrorCode attend(const Memory& memory, State& s, History&, const Instruct
     for (int p = 0; p < total; ++p) {
         const Version version = walk.step(s.versions[p], i.layer);
         const Address bank = g.bank(version.layer, 0) - g.kv;
+        w.version[p] = version.layer;
         w.row_at[p] = (bank + version.rank) * WORD_BYTES;
         w.exponent_at[p] = (bank + 2 * g.capacity + version.rank / per_word) * WORD_BYTES + version.rank % per_word * 2 * g.heads_per_word();
     }
+    const int room = HistoryIndex::room(g);
+    history.index.count();
+    for (int n = 0; n < selected; ++n)
+        for (int p = 0; p <= int(s.position) + tokens[n]; ++p) history.index.cover(p, w.version[p], i.layer, room);
+    history.index.report(g, status);
     const Address banks = Address(i.layer + 1) * g.head_groups() * g.bank_words();
     const std::uint8_t* kv = memory.view(Address(g.kv) * WORD_BYTES, banks * WORD_BYTES, w.spill);
     const double work = double(selected) * g.query() * total * 8;

@@ -1,11 +1,8 @@
 // ATTEND: for each selected token and head group: load K -> score; load V -> mix. Keys and values
 // come from the history buffer if it holds the version that is needed, else from memory.
 //
-// History buffer: for positions below its capacity the K and V words, with their exponents, that the
-// last ATTEND covering the position in this chunk used, and the layer of that ATTEND (`held`). A
-// later ATTEND needs version v, the last layer up to its own that stored the position: if
-// v <= held, nothing newer was stored since, and the buffer has it. So it is exact for any pattern of
-// skips, and no bit of any result depends on it.
+// The history buffer holds the K and V words of positions, with their exponents, in the version that
+// its index names; no bit of any result depends on it.
 #pragma once
 
 #include "epilogue.hpp"
@@ -24,23 +21,21 @@ struct KvItem {
 
 struct History {
     KvItem keys[HISTORY_WORDS > 0 ? HISTORY_WORDS : 1], values[HISTORY_WORDS > 0 ? HISTORY_WORDS : 1];
-    Int<8> held[MAX_CONTEXT];
-    int limit = 0;  // positions below it have been covered in this chunk
+    HistoryIndex index;
 
-    // A new chunk starts at layer 0, whose versions are not those held.
-    void begin() { limit = 0; }
-    int capacity(const Geometry& g) const { return HISTORY_WORDS / g.head_groups(); }
-    bool has(int position, int version, const Geometry& g) const {
-        return position < limit && position < capacity(g) && version <= int(held[position]);
-    }
+    void begin() { index.begin(); }
     // After the last walk of a token at `last` in `layer`.
-    void covered(int last, int layer) {
+    void covered(const State& s, int last, int layer, Status& status) {
+        const int room = HistoryIndex::room(s.geometry);
+        RankWalk walk;
+        walk.begin();
+        index.count();
     history_cover:
         for (int p = 0; p <= last; ++p) {
 #pragma HLS pipeline II=1
-            held[p] = layer;
+            index.cover(p, walk.step(s.versions[p], layer).layer, layer, room);
         }
-        limit = last + 1 > limit ? last + 1 : limit;
+        index.report(s.geometry, status);
     }
 };
 
@@ -49,6 +44,7 @@ inline void load_kv(SKIPSTONE_MEMORY_PARAMETERS, const State& s, History& histor
                     bool is_value, hls::stream<KvItem>& out) {
     const Geometry& g = s.geometry;
     const int per = g.heads_per_word(), per_word = g.tokens_per_exponent_word();
+    const int room = HistoryIndex::room(g);
     RankWalk walk;
     walk.begin();
 load_positions:
@@ -56,7 +52,7 @@ load_positions:
         const Version version = walk.step(s.versions[p], layer);
         const int slot = p * g.head_groups() + head_group;
         KvItem item;
-        if (history.has(p, version.layer, g)) {
+        if (history.index.has(p, version.layer)) {
             item = is_value ? history.values[slot] : history.keys[slot];
         } else {
             const Address bank = g.bank(version.layer, head_group);
@@ -67,7 +63,7 @@ load_positions:
                 const int place = (version.rank % per_word) * 2 * per + (is_value ? per : 0) + h;
                 item.exponent[h] = Exponent(field<8>(exponents, place));
             }
-            if (p < history.capacity(g)) {
+            if (p < room) {
                 if (is_value) history.values[slot] = item;
                 else history.keys[slot] = item;
             }
@@ -203,7 +199,7 @@ attend_tokens:
             value_reference(SKIPSTONE_MEMORY, s, i.layer, w, heads, last, reference);
             mix_pass(SKIPSTONE_MEMORY, s, history, i.layer, w, heads, last, scores, reference, y);
         }
-        history.covered(last, i.layer);
+        history.covered(s, last, i.layer, status);
         quantize<ACTIVATION_BITS>(y, g.query(), GROUP, s.activation.mantissa[token], s.activation.exponent[token]);
     }
     clear_others(s.activation, s.count, tokens, selected, g.query());

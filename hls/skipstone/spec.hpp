@@ -112,8 +112,11 @@ enum class Counter : unsigned {
     mlp_executed,
     mlp_skipped,
     errors,
+    history_hits,
+    history_gaps,
+    history_fresh,
 };
-constexpr int COUNTERS = 18;
+constexpr int COUNTERS = 21;
 
 // Number formats.
 constexpr int ACTIVATION_BITS = 12;

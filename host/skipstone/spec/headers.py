@@ -22,10 +22,6 @@ from .records import FORCE, INPUT_RECORD, OUTPUT_RECORD, RECORD_BYTES
 
 __all__ = ["config_header", "spec_header"]
 
-HISTORY_WORDS = 64
-"""K words that the HLS core's history buffer holds, and as many V words, unless the configuration
-says."""
-
 _FORMATS = (
     "ACTIVATION_BITS",
     "KV_BITS",
@@ -115,7 +111,7 @@ def spec_header() -> str:
 
 
 def _config(config: CoreConfig) -> Iterator[str]:
-    fields = {"history_words": HISTORY_WORDS} | dataclasses.asdict(config)
+    fields = dataclasses.asdict(config)
     for name, value in fields.items():
         if isinstance(value, int):
             yield _constant(name.upper(), value)
