@@ -1,14 +1,17 @@
 // ATTEND on this machine: a task for each token and KV head; keys and values are read where they
-// lie. The history buffer changes no bit: only its counters are kept.
+// lie. Of the history buffer there is only the index, which the counters are made of.
 #pragma once
 
-#include "../skipstone/history.hpp"
 #include "../skipstone/softmax.hpp"
 #include "workshop.hpp"
 
 namespace skipstone {
 
-struct History : Held {};
+struct History {
+    HistoryIndex index;
+
+    void begin() { index.begin(); }
+};
 
 // Attention of the query heads of one KV head over the positions up to `last`.
 inline void attend_head(const std::uint8_t* kv, const State& s, int token, int head, int last, Bench& b, Float* y) {
@@ -97,9 +100,15 @@ inline ErrorCode attend(const Memory& memory, State& s, History& history, const 
     for (int p = 0; p < total; ++p) {
         const Version version = walk.step(s.versions[p], i.layer);
         const Address bank = g.bank(version.layer, 0) - g.kv;
+        w.version[p] = version.layer;
         w.row_at[p] = (bank + version.rank) * WORD_BYTES;
         w.exponent_at[p] = (bank + 2 * g.capacity + version.rank / per_word) * WORD_BYTES + version.rank % per_word * 2 * g.heads_per_word();
     }
+    const int room = HistoryIndex::room(g);
+    history.index.count();
+    for (int n = 0; n < selected; ++n)
+        for (int p = 0; p <= int(s.position) + tokens[n]; ++p) history.index.cover(p, w.version[p], i.layer, room);
+    history.index.report(g, status);
     const Address banks = Address(i.layer + 1) * g.head_groups() * g.bank_words();
     const std::uint8_t* kv = memory.view(Address(g.kv) * WORD_BYTES, banks * WORD_BYTES, w.spill);
     const double work = double(selected) * g.query() * total * 8;
@@ -111,7 +120,6 @@ inline ErrorCode attend(const Memory& memory, State& s, History& history, const 
         const Float* y = &w.attention[std::size_t(n) * MAX_QUERY];
         quantize<ACTIVATION_BITS>(y, g.query(), GROUP, s.activation.mantissa[tokens[n]], s.activation.exponent[tokens[n]]);
         probe(s, ProbeKind::ATTENTION, tokens[n], y, g.query());
-        history.covered(s, int(s.position) + tokens[n], i.layer, status);
     }
     clear_others(s.activation, s.count, tokens, selected, g.query());
     s.has_activation = true;

@@ -11,6 +11,12 @@
 
 namespace skipstone {
 
+inline void pause() {
+#ifdef __x86_64__
+    __builtin_ia32_pause();
+#endif
+}
+
 class Pool {
   public:
     explicit Pool(int threads) {
@@ -46,7 +52,7 @@ class Pool {
         take(call, 0);
         for (int spins = 0; busy.load(std::memory_order_acquire) != 0; ++spins) {
             if (spins < SPINS) {
-                __builtin_ia32_pause();
+                pause();
                 continue;
             }
             std::unique_lock<std::mutex> lock{guard};
@@ -65,7 +71,7 @@ class Pool {
         std::uint64_t seen = 0;
         while (true) {
             for (int spins = 0; spins < SPINS && generation.load(std::memory_order_acquire) == seen; ++spins)
-                __builtin_ia32_pause();
+                pause();
             if (generation.load(std::memory_order_acquire) == seen) {
                 std::unique_lock<std::mutex> lock{guard};
                 sleeping.fetch_add(1);

@@ -28,13 +28,14 @@ struct Workshop {
     std::vector<Bench> benches;
     std::vector<Float> best;             // of each task and token
     std::vector<UInt<32>> argmax;
+    std::vector<int> version;                // layer that each position's K and V are of
     std::vector<Address> row_at, exponent_at;  // of each position's version, behind the KV region's first word
     std::vector<Float> attention;        // [token][MAX_QUERY]
     std::vector<std::uint8_t> spill;     // of a range of memory that lies in two segments
     std::atomic<bool> stop{false};
 
     Workshop(int threads, Products most)
-        : pool(threads), products(most), benches(threads), row_at(MAX_CONTEXT), exponent_at(MAX_CONTEXT),
+        : pool(threads), products(most), benches(threads), version(MAX_CONTEXT), row_at(MAX_CONTEXT), exponent_at(MAX_CONTEXT),
           attention(std::size_t(MAX_CHUNK) * MAX_QUERY) {}
 
     // Small work is not worth waking anybody.

@@ -1,9 +1,11 @@
 // ATTEND: for each selected token and head group: load K -> score; load V -> mix. Keys and values
 // come from the history buffer if it holds the version that is needed, else from memory.
+//
+// The history buffer holds the K and V words of positions, with their exponents, in the version that
+// its index names; no bit of any result depends on it.
 #pragma once
 
 #include "epilogue.hpp"
-#include "history.hpp"
 #include "softmax.hpp"
 
 namespace skipstone {
@@ -17,8 +19,24 @@ struct KvItem {
     Exponent exponent[MAX_HEADS_PER_WORD];
 };
 
-struct History : Held {
+struct History {
     KvItem keys[HISTORY_WORDS > 0 ? HISTORY_WORDS : 1], values[HISTORY_WORDS > 0 ? HISTORY_WORDS : 1];
+    HistoryIndex index;
+
+    void begin() { index.begin(); }
+    // After the last walk of a token at `last` in `layer`.
+    void covered(const State& s, int last, int layer, Status& status) {
+        const int room = HistoryIndex::room(s.geometry);
+        RankWalk walk;
+        walk.begin();
+        index.count();
+    history_cover:
+        for (int p = 0; p <= last; ++p) {
+#pragma HLS pipeline II=1
+            index.cover(p, walk.step(s.versions[p], layer).layer, layer, room);
+        }
+        index.report(s.geometry, status);
+    }
 };
 
 // K (or V) of the positions up to `last`, in order.
@@ -26,6 +44,7 @@ inline void load_kv(SKIPSTONE_MEMORY_PARAMETERS, const State& s, History& histor
                     bool is_value, hls::stream<KvItem>& out) {
     const Geometry& g = s.geometry;
     const int per = g.heads_per_word(), per_word = g.tokens_per_exponent_word();
+    const int room = HistoryIndex::room(g);
     RankWalk walk;
     walk.begin();
 load_positions:
@@ -33,7 +52,7 @@ load_positions:
         const Version version = walk.step(s.versions[p], layer);
         const int slot = p * g.head_groups() + head_group;
         KvItem item;
-        if (history.has(p, version.layer, g)) {
+        if (history.index.has(p, version.layer)) {
             item = is_value ? history.values[slot] : history.keys[slot];
         } else {
             const Address bank = g.bank(version.layer, head_group);
@@ -44,7 +63,7 @@ load_positions:
                 const int place = (version.rank % per_word) * 2 * per + (is_value ? per : 0) + h;
                 item.exponent[h] = Exponent(field<8>(exponents, place));
             }
-            if (p < history.capacity(g)) {
+            if (p < room) {
                 if (is_value) history.values[slot] = item;
                 else history.keys[slot] = item;
             }

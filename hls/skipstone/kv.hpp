@@ -71,4 +71,39 @@ store_elements:
     write_bytes(SKIPSTONE_MEMORY, word * WORD_BYTES + (rank % per_word) * 2 * per + (is_value ? per : 0) + lane, 1, shared);
 }
 
+// Which version of each position the KV history buffer holds: that of the last ATTEND in this chunk
+// that covered the position. Another ATTEND that needs the same version need not read it, whatever
+// was skipped in between.
+struct HistoryIndex {
+    Int<8> held[MAX_CONTEXT];  // the layer that stored it, or -1
+    int hits, fresh, gaps;     // positions counted since `count`
+
+    // A new chunk.
+    void begin() {
+    forget_positions:
+        for (int p = 0; p < MAX_CONTEXT; ++p) held[p] = -1;
+    }
+    // Positions that fit: each takes as many words as the model has head groups, or the next power of two.
+    static int room(const Geometry& g) {
+        int words = 1;
+        while (words < g.head_groups()) words *= 2;
+        return HISTORY_WORDS / words;
+    }
+    bool has(int position, int version) const { return int(held[position]) == version; }
+    void count() { hits = fresh = gaps = 0; }
+    // A token that attends in `layer` has used this version of the position.
+    void cover(int position, int version, int layer, int room) {
+        if (has(position, version)) ++hits;
+        else if (version == layer) ++fresh;
+        else ++gaps;
+        if (position < room) held[position] = version;
+    }
+    void report(const Geometry& g, Status& status) const {
+        const int words = 2 * g.head_groups();
+        count_event(status, Counter::history_hits, UInt<64>(words) * hits);
+        count_event(status, Counter::history_fresh, UInt<64>(words) * fresh);
+        count_event(status, Counter::history_gaps, UInt<64>(words) * gaps);
+    }
+};
+
 }  // namespace skipstone

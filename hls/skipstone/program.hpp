@@ -82,8 +82,7 @@ inline bool refused(const Instruction& i, const Geometry& g, unsigned met, UInt<
     if ((met & needs) != needs) return true;
     if (i.opcode == Opcode::GEOMETRY) {
         const int kv_heads = int(i.a & 0xFFFFu), capacity = int(UInt<32>(i.a >> 16));
-        if (i.exponent < HEAD_DIM_LOG2_MIN || i.exponent > HEAD_DIM_LOG2_MAX || 1 << i.exponent > WORD_BYTES ||
-            1 << i.exponent < ROWS / 2)
+        if (i.exponent < HEAD_DIM_LOG2_MIN || i.exponent > HEAD_DIM_LOG2_MAX || 1 << i.exponent > WORD_BYTES)
             return true;
         const Int<64> query = Int<64>(kv_heads * i.source) << i.exponent;
         if (i.source < 1 || i.source > LANES) return true;

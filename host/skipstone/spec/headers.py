@@ -14,7 +14,7 @@ from enum import Enum
 import numpy as np
 
 from . import formats, registers, tables
-from .config import HEAD_DIM_LOG2, CoreConfig
+from .config import CoreConfig
 from .errors import CoreErrorCode
 from .isa import INSTRUCTION_BYTES, Epilogue, Flag, Opcode, Select, Source
 from .legality import KV_CAPACITY_STEP, NEEDS

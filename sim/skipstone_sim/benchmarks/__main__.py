@@ -279,6 +279,9 @@ def fast_command(
     ] = None,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens to decode in a turn.")] = 16,
     turns: Annotated[int, typer.Option(min=1, help="Turns of each engine.")] = 3,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of both engines; default: one per processor.")
+    ] = None,
     json: JsonOption = None,
 ) -> None:
     """Speed of the fast device beside torch."""
@@ -286,8 +289,8 @@ def fast_command(
 
     subjects, groups = on or list(SUBJECTS), group or [128, 32]
     _report(
-        "fast", lambda narrator: run(subjects, groups, tokens, turns, narrator.line), json,
-        on=subjects, group=groups, tokens=tokens, turns=turns,
+        "fast", lambda narrator: run(subjects, groups, tokens, turns, threads, narrator.line),
+        json, on=subjects, group=groups, tokens=tokens, turns=turns, threads=threads,
     )  # fmt: skip
 
 

@@ -247,13 +247,16 @@ class FastDevice(Device):
     # -- beyond the contract -----------------------------------------------------------------------
 
     def read_bandwidth(self, count: int) -> float:
-        """Bytes per second at which the engine's threads read `count` bytes of memory."""
+        """Bytes per second at which the engine's threads read `count` bytes, at best."""
         data = np.ones(count, np.uint8)
-        begin = time.perf_counter()
-        self._library.skipstone_read(
-            self._engine, ctypes.c_void_p(data.ctypes.data), ctypes.c_uint64(count)
-        )
-        return count / (time.perf_counter() - begin)
+        best = float("inf")
+        for _ in range(3):
+            begin = time.perf_counter()
+            self._library.skipstone_read(
+                self._engine, ctypes.c_void_p(data.ctypes.data), ctypes.c_uint64(count)
+            )
+            best = min(best, time.perf_counter() - begin)
+        return count / best
 
     def trace(self, on: bool) -> None:
         """Record from now on, or no longer, the vectors that each instruction computes."""
