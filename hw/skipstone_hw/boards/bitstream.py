@@ -69,10 +69,10 @@ tee -q -o cells.json stat -json -top {TOP}
 write_json netlist.json
 write_verilog -noattr netlist.v
 """
-"""The array multiplies in LUTs: its 128 products and the multipliers of the other units are more
-than the device has. Units are kept apart, so that what each costs is known. Names are hidden before
-LUTs are mapped: Yosys 0.70 trips over some of Amaranth's there. ABC's full script does not come to
-an end on the parallel CRC of the instructions."""
+"""Multipliers that stand in the array unit itself, one for each product, are more than the device
+has and become LUTs; packed ones stay. Units are kept apart, so that what each costs is known. Names
+are hidden before LUTs are mapped: Yosys 0.70 trips over some of Amaranth's there. ABC's full script
+does not come to an end on the parallel CRC of the instructions."""
 
 
 def _tool(name: str) -> tuple[list[str], str]:
