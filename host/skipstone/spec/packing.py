@@ -95,9 +95,13 @@ class Packing:
         return [*out, total]
 
     def tail(self, x: Any, weight: Any) -> Any:
-        """Low `overlap` bits of a product."""
+        """Low `overlap` bits of a product.
+
+        Shifted and added bit by bit: as one small product, a multiplier would be spent on it.
+        """
         n = self.overlap
-        return low_bits(low_bits(x, n) * low_bits(weight, n), n)
+        total = sum((low_bits(x, n - i) * low_bits(weight >> i, 1)) << i for i in range(n))
+        return low_bits(total, n)
 
     def repair(self, product: Any, tails: Sequence[Any]) -> list[Any]:
         """The fields of one product of overlapping fields, given the tails of all but the first."""
