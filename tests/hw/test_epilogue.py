@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from skipstone.spec.config import CONFIGS, SIMULATION_CONFIGS
+from skipstone.spec.config import CONFIGS
 from skipstone_hw.epilogue import Epilogue
 from skipstone_sim.bench import run_bench
 
@@ -14,7 +14,9 @@ BENCH = Path(__file__).with_name("bench_epilogue.py")
 
 
 @pytest.mark.cocotb
-@pytest.mark.parametrize("name", SIMULATION_CONFIGS)
+@pytest.mark.parametrize(
+    "name", ["sim-tiny", "sim-small", pytest.param("sim-large", marks=pytest.mark.slow)]
+)
 def test_epilogue(name):
     config = CONFIGS[name]
     run_bench(Epilogue(config=config), test_module=BENCH, config=config)

@@ -65,6 +65,7 @@ class LinearTop(wiring.Component):
             array.mode.eq(ArrayMode.LINEAR),
             array.lane_enable.eq(linear.array_lanes),
             array.word.eq(linear.array_word),
+            array.upper_word.eq(linear.array_word),
             array.rows.eq(linear.array_rows),
             linear.sums.eq(array.sums),
         ]

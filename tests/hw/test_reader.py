@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from skipstone.spec.config import CONFIGS, SIMULATION_CONFIGS
+from skipstone.spec.config import CONFIGS
 from skipstone_hw.memory.reader import Reader
 from skipstone_sim.bench import run_bench
 
@@ -12,7 +12,9 @@ BENCH = Path(__file__).with_name("bench_reader.py")
 
 
 @pytest.mark.cocotb
-@pytest.mark.parametrize("name", SIMULATION_CONFIGS)
+@pytest.mark.parametrize(
+    "name", ["sim-tiny", "sim-small", pytest.param("sim-large", marks=pytest.mark.slow)]
+)
 def test_reader(name):
     config = CONFIGS[name]
     run_bench(Reader(config=config), test_module=BENCH, config=config)

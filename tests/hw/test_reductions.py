@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from skipstone.spec.config import CONFIGS, SIMULATION_CONFIGS
+from skipstone.spec.config import CONFIGS
 from skipstone_hw.reductions import Reductions
 from skipstone_sim.bench import run_bench
 
@@ -10,7 +10,9 @@ BENCH = Path(__file__).with_name("bench_reductions.py")
 
 
 @pytest.mark.cocotb
-@pytest.mark.parametrize("name", SIMULATION_CONFIGS)
+@pytest.mark.parametrize(
+    "name", ["sim-tiny", "sim-small", pytest.param("sim-large", marks=pytest.mark.slow)]
+)
 def test_reductions(name):
     config = CONFIGS[name]
     run_bench(Reductions(config=config), test_module=BENCH, config=config)

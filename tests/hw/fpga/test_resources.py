@@ -25,7 +25,7 @@ CORE = CONFIGS["sim-tiny"]
 
 MEMORIES = {
     "activations": "bram",  # activations of a chunk
-    "runs": "lutram",  # a FIFO of 16
+    "logits": "lutram",  # the best logit of each token
 }
 """Units, and the kind of memory that each must be made of."""
 UNITS = (*MEMORIES, "writer")
