@@ -24,6 +24,9 @@ PARAMETERS = {
     "words": 512,
     "memory_bytes": 128,
     "lanes": 2,
+    "columns": 2,
+    "rows": 8,
+    "packing": CONFIGS["sim-tiny"].packing,
 }
 """Arguments of components that need more than a configuration; switches are all on."""
 
