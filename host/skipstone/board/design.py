@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..spec import boards
 from ..spec.config import CoreConfig
 from ..spec.registers import BY_NAME, FIELDS, PORT_BASE, REGISTERS, Register
 
@@ -30,7 +31,7 @@ __all__ = [
     "used_registers",
 ]
 
-VLNV = "skipstone.org:skipstone:skipstone_core:1.0"
+VLNV = ":".join(boards.VLNV)
 """Vendor, library, name and version of the core as an IP; PYNQ finds the driver by it."""
 
 CORE_INSTANCE = "skipstone_0"

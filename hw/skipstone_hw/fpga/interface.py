@@ -1,7 +1,6 @@
-"""What surroundings and software see of a core: ports, registers, kernel arguments.
+"""What surroundings see of a core's Verilog: its ports, and a hash of all that software relies on.
 
-Everything that is handed to AMD's tools is written from here, so it cannot differ from
-`skipstone.spec` or from the Verilog.
+Registers and kernel arguments are those of `skipstone.board.design`, which the host goes by.
 """
 
 from __future__ import annotations
@@ -11,25 +10,20 @@ import json
 import re
 from dataclasses import dataclass
 
+from skipstone.board.design import kernel_arguments, used_registers
 from skipstone.spec.config import CoreConfig
-from skipstone.spec.registers import BY_NAME, PORT_BASE, REGISTERS, VERSION, Register
+from skipstone.spec.registers import VERSION
 
 __all__ = [
     "CONTROL",
     "CONTROL_BYTES",
-    "Argument",
     "Port",
     "interface_hash",
-    "kernel_arguments",
-    "memory_port",
     "module_ports",
-    "used_registers",
 ]
 
 CONTROL = "s_axi_control"
 CONTROL_BYTES = 4096
-
-_PROTOCOL = ("CTRL", "GIER", "IP_IER", "IP_ISR")
 
 
 @dataclass(frozen=True)
@@ -39,59 +33,6 @@ class Port:
     name: str
     direction: str
     width: int
-
-
-@dataclass(frozen=True)
-class Argument:
-    """What the host sets before a run.
-
-    Attributes
-    ----------
-    name
-    index
-        Position among all arguments.
-    offset
-        Byte offset of its register, or of the first of two.
-    port
-        The memory port whose base address it is; None for a 32-bit number.
-    """
-
-    name: str
-    index: int
-    offset: int
-    port: int | None = None
-
-    @property
-    def bytes(self) -> int:
-        """Size of the argument."""
-        return 4 if self.port is None else 8
-
-
-def memory_port(port: int) -> str:
-    """Name of a memory port's bus interface."""
-    return f"m_axi_{port:02d}"
-
-
-def used_registers(config: CoreConfig) -> tuple[Register, ...]:
-    """The registers a core has: base addresses of its own ports only."""
-    end = PORT_BASE + 8 * config.ports
-    return tuple(r for r in REGISTERS if not (r.name.startswith("PORT_BASE") and r.offset >= end))
-
-
-def kernel_arguments(config: CoreConfig) -> tuple[Argument, ...]:
-    """Numbers in the order of their registers, then the base address of each port."""
-    scalars = [
-        r.name
-        for r in REGISTERS
-        if r.access == "rw" and r.name not in _PROTOCOL and r.offset < PORT_BASE
-    ]
-    return (
-        *(Argument(name, i, BY_NAME[name].offset) for i, name in enumerate(scalars)),
-        *(
-            Argument(f"PORT_BASE_{p}", len(scalars) + p, PORT_BASE + 8 * p, p)
-            for p in range(config.ports)
-        ),
-    )
 
 
 def module_ports(text: str, module: str) -> tuple[Port, ...]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+from skipstone.board.design import kernel_arguments, port_name, used_registers
 from skipstone.spec.boards import VLNV, Board
 
-from .interface import CONTROL, CONTROL_BYTES, kernel_arguments, memory_port, used_registers
+from .interface import CONTROL, CONTROL_BYTES
 from .wrapper import WRAPPER
 
 __all__ = ["SOURCES", "package_lines"]
@@ -52,9 +53,7 @@ def package_lines(board: Board, folder: PurePosixPath, *, kernel: bool) -> Seque
         "set_property auto_family_support_level level_2 $core",
         "",
         "# Bus interfaces are inferred from the ports' names; all run on ap_clk.",
-        "foreach bus [list "
-        + " ".join([CONTROL, *(memory_port(p) for p in range(c.ports))])
-        + "] {",
+        "foreach bus [list " + " ".join([CONTROL, *(port_name(p) for p in range(c.ports))]) + "] {",
         "    ipx::associate_bus_interfaces -busif $bus -clock ap_clk $core",
         "}",
         "ipx::infer_bus_interface interrupt xilinx.com:signal:interrupt_rtl:1.0 $core",
@@ -63,7 +62,7 @@ def package_lines(board: Board, folder: PurePosixPath, *, kernel: bool) -> Seque
         "set_property value ACTIVE_LOW $polarity",
         "",
         "# Memory ports address everything the host gives them.",
-        "foreach bus [list " + " ".join(memory_port(p) for p in range(c.ports)) + "] {",
+        "foreach bus [list " + " ".join(port_name(p) for p in range(c.ports)) + "] {",
         "    set interface [ipx::get_bus_interfaces $bus -of_objects $core]",
         "    set space [ipx::get_address_spaces -quiet $bus -of_objects $core]",
         "    if {$space eq {}} { set space [ipx::add_address_space $bus $core] }",
@@ -103,7 +102,7 @@ def package_lines(board: Board, folder: PurePosixPath, *, kernel: bool) -> Seque
                 f"set r [{register}]",
                 "set_property size 64 $r",
                 "set p [ipx::add_register_parameter ASSOCIATED_BUSIF $r]",
-                f"set_property value {memory_port(argument.port or 0)} $p",
+                f"set_property value {port_name(argument.port or 0)} $p",
             ]
         else:
             lines.append(register)

@@ -12,10 +12,11 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
+from skipstone.board.design import kernel_arguments, port_name
 from skipstone.spec.boards import VLNV, Board
 
 from .floorplan import floorplan_lines
-from .interface import CONTROL, CONTROL_BYTES, kernel_arguments, memory_port
+from .interface import CONTROL, CONTROL_BYTES
 from .package import package_lines
 
 __all__ = ["INSTANCE", "KERNEL", "vitis_files"]
@@ -37,7 +38,7 @@ def kernel_xml(board: Board) -> str:
     ports = SubElement(kernel, "ports")
     for p in range(c.ports):
         SubElement(
-            ports, "port", name=memory_port(p), mode="master", range="0xFFFFFFFFFFFFFFFF",
+            ports, "port", name=port_name(p), mode="master", range="0xFFFFFFFFFFFFFFFF",
             dataWidth=str(c.port_bits), portType="addressable", base="0x0",
         )  # fmt: skip
     SubElement(
@@ -49,7 +50,7 @@ def kernel_xml(board: Board) -> str:
         pointer = a.port is not None
         SubElement(
             arguments, "arg", name=a.name, addressQualifier="1" if pointer else "0",
-            id=str(a.index), port=CONTROL if a.port is None else memory_port(a.port),
+            id=str(a.index), port=CONTROL if a.port is None else port_name(a.port),
             size=hex(a.bytes), offset=hex(a.offset), type="void*" if pointer else "uint",
             hostOffset="0x0", hostSize=hex(a.bytes),
         )  # fmt: skip
@@ -72,10 +73,7 @@ def link_configuration(board: Board) -> str:
         "",
         "[connectivity]",
         f"nk={KERNEL}:1:{INSTANCE}",
-        *(
-            f"sp={INSTANCE}.{memory_port(p)}:{hbm_banks(board, p)}"
-            for p in range(board.config.ports)
-        ),
+        *(f"sp={INSTANCE}.{port_name(p)}:{hbm_banks(board, p)}" for p in range(board.config.ports)),
         "",
         "[clock]",
         f"freqHz={round(board.clock_mhz * 1e6)}:{INSTANCE}.ap_clk",

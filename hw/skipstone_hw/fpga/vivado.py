@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
+from skipstone.board.design import port_name
 from skipstone.spec.boards import VLNV, Board
 from skipstone.spec.errors import ConfigError
 
-from .interface import CONTROL, CONTROL_BYTES, memory_port
+from .interface import CONTROL, CONTROL_BYTES
 from .package import package_lines
 
 __all__ = [
@@ -115,7 +116,7 @@ def _design_lines(board: Board) -> list[str]:
             f"set memory [create_bd_cell -type ip -vlnv xilinx.com:ip:smartconnect {connect}]",
             f"set_property -dict [list CONFIG.NUM_SI {{{len(ports)}}} CONFIG.NUM_MI {{1}}] $memory",
             *(
-                f"connect_bd_intf_net [get_bd_intf_pins {INSTANCE}/{memory_port(p)}] "
+                f"connect_bd_intf_net [get_bd_intf_pins {INSTANCE}/{port_name(p)}] "
                 f"[get_bd_intf_pins {connect}/S{i:02d}_AXI]"
                 for i, p in enumerate(ports)
             ),

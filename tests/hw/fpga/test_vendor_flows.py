@@ -13,12 +13,13 @@ import pytest
 from amaranth.hdl import Module
 from amaranth.lib import wiring
 
+from skipstone.board.design import kernel_arguments, used_registers
 from skipstone.spec.boards import BOARDS, VLNV, Memory
 from skipstone.spec.registers import BY_NAME, PORT_BASE
 from skipstone_hw.core import Core
 from skipstone_hw.emit import TOP, emit_component
 from skipstone_hw.fpga.board import vendor_files
-from skipstone_hw.fpga.interface import kernel_arguments, module_ports, used_registers
+from skipstone_hw.fpga.interface import module_ports
 from skipstone_hw.fpga.package import SOURCES
 from skipstone_hw.fpga.vivado import MEMORY_PORTS
 from skipstone_hw.fpga.wrapper import RESET_SOURCE, WRAPPER
