@@ -282,11 +282,19 @@ class Core(wiring.Component):
         writer = self._kv_writer
         layer_base = Signal(ADDRESS_BITS)
         m.d.sync += layer_base.eq(kv.base + s.store_layer * kv.layer_words)
-        earlier = 0
-        for n in range(self._config.max_chunk):
-            with m.If(writer.rank_token == n):
-                m.d.comb += writer.rank.eq(index.rank_first + earlier)
-            earlier = earlier + s.store_tokens[n]
+        # A stored token's rank, `KvWriter.RANK_CYCLES` after it is asked for.
+        chunk = range(self._config.max_chunk)
+        earlier, first = Signal(len(chunk)), Signal.like(index.rank_first)
+        m.d.sync += [
+            earlier.eq(s.store_tokens & ((1 << writer.rank_token) - 1)),
+            first.eq(index.rank_first),
+        ]
+        counts = []
+        for part in (chunk[n : n + 16] for n in chunk[::16]):
+            count = Signal(range(len(part) + 1), name=f"earlier_{part.start}")
+            m.d.sync += count.eq(sum(earlier[n] for n in part))
+            counts.append(count)
+        m.d.sync += writer.rank.eq(first + sum(counts))
         m.d.comb += [
             s.parameters.eq(self._control.parameters),
             # Program.
@@ -374,6 +382,16 @@ class Core(wiring.Component):
         """Start, done and errors between control, supervisor and sequencer."""
         s, control, supervisor = self._sequencer, self._control, self._supervisor
         reader, writer = self._reader, self._writer
+        progress = Signal()
+        m.d.sync += progress.eq(
+            _moves(reader.words)
+            | _moves(writer.i)
+            | _moves(self._epilogue.i)
+            | _moves(self._packer.o)
+            | s.retired
+            | self._kv_index.busy
+            | self._attend.hit
+        )
         token_range = supervisor.errors[0]
         m.d.comb += [
             token_range.valid.eq(self._embed.bad_token),
@@ -389,15 +407,7 @@ class Core(wiring.Component):
             supervisor.finished.eq(s.done),
             supervisor.drained.eq(reader.idle & writer.idle),
             supervisor.watchdog_cycles.eq(control.parameters.watchdog_cycles),
-            supervisor.progress.eq(
-                _moves(reader.words)
-                | _moves(writer.i)
-                | _moves(self._epilogue.i)
-                | _moves(self._packer.o)
-                | s.retired
-                | self._kv_index.busy
-                | self._attend.hit
-            ),
+            supervisor.progress.eq(progress),
             supervisor.pc.eq(s.pc),
             supervisor.tokens_done.eq(s.tokens_done),
             supervisor.next_token.eq(s.next_token),

@@ -45,12 +45,13 @@ class KvWriter(wiring.Component):
     rank_token : Out(token_shape(config))
         Token whose head is inside.
     rank : In(16)
-        Its rank in the layer, combinationally.
+        Its rank in the layer, at most `RANK_CYCLES` later, so before its head is complete.
     idle : Out(1)
         Nothing is inside: no part of a head, no write that was not accepted.
     """
 
     PIPELINE_CYCLES = 2
+    RANK_CYCLES = 3
 
     i: stream.Interface
     o: stream.Interface

@@ -259,6 +259,7 @@ class Sequencer(wiring.Component):
         selected = self._select(m, p)
         select = Signal(c.max_chunk)  # of the current instruction
         words = self._matrix_words(m)
+        store = self._store_shape(m)
         # Words of the matrix at `guess` that were requested before its tokens were known.
         ahead, guess = Signal(range(c.prefetch_words + 1)), Signal(ADDRESS_BITS)
         to_drop = Signal(range(2 * c.prefetch_words + 1))
@@ -387,7 +388,7 @@ class Sequencer(wiring.Component):
                         m.d.sync += stored.eq(0)
                     m.next = "ISSUE"
             with m.State("ISSUE"):
-                self._issue(m, p, select, stored, calm, retire)
+                self._issue(m, p, select, stored, calm, store, retire)
             with m.State("BEGIN"):
                 m.d.comb += self.begin.eq(1)
                 m.next = "BEGINNING"
@@ -471,7 +472,22 @@ class Sequencer(wiring.Component):
         m.d.sync += words.eq(Mux(i.opcode == Opcode.ROUTER, router, per_block * i.blocks))
         return words
 
-    def _issue(self, m, p, select, stored, calm, retire):
+    def _store_shape(self, m):
+        """Shape of the KV store by GEOMETRY, two cycles after the instruction settled."""
+        i = self.instruction
+        word_log2 = exact_log2(self._config.word_bytes)
+        heads_log2 = Signal(4)
+        capacity = i.a[16:]
+        bank, groups, layer = Signal(24), Signal(16), Signal(ADDRESS_BITS)
+        m.d.comb += heads_log2.eq((word_log2 - i.exponent).as_unsigned())
+        m.d.sync += [
+            bank.eq((capacity << 1) + (capacity >> (i.exponent - 1).as_unsigned()[:3])),
+            groups.eq((i.a[:16] + (1 << heads_log2) - 1) >> heads_log2),
+            layer.eq(bank * groups),
+        ]
+        return bank, groups, layer
+
+    def _issue(self, m, p, select, stored, calm, store, retire):
         c = self._config
         i, kv = self.instruction, self.geometry.kv
         with m.Switch(i.opcode):
@@ -479,22 +495,15 @@ class Sequencer(wiring.Component):
                 m.d.comb += [self.done.eq(1), self.retired.eq(1)]
                 m.next = "IDLE"
             with m.Case(Opcode.GEOMETRY):
-                heads_log2 = (exact_log2(c.word_bytes) - i.exponent).as_unsigned()[:4]
-                capacity = i.a[16:]
-                exponents = capacity >> (i.exponent - 1).as_unsigned()[:3]
-                bank, groups = Signal(24), Signal(16)
-                m.d.comb += [
-                    bank.eq((capacity << 1) + exponents),
-                    groups.eq((i.a[:16] + (1 << heads_log2) - 1) >> heads_log2),
-                ]
+                bank, groups, layer = store
                 m.d.sync += [
                     kv.base.eq(i.address),
-                    kv.capacity.eq(capacity),
+                    kv.capacity.eq(i.a[16:]),
                     kv.head_dim_log2.eq(i.exponent),
                     kv.kv_heads.eq(i.a[:16]),
                     kv.head_groups.eq(groups),
                     kv.bank_words.eq(bank),
-                    kv.layer_words.eq(bank * groups),
+                    kv.layer_words.eq(layer),
                     self.geometry.hidden_groups.eq(i.groups),
                     self.geometry.query_heads.eq(i.source),
                     self.geometry.inv_hidden.eq(i.b),

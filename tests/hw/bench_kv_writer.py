@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import cocotb
@@ -72,10 +73,12 @@ class Store:
 
 
 async def serve_ranks(dut: Any, ranks: dict[int, int]) -> None:
-    """The rank of `rank_token`, within the cycle."""
+    """The rank of `rank_token`, as late as it may be."""
+    asked = deque([0] * (KvWriter.RANK_CYCLES + 1), maxlen=KvWriter.RANK_CYCLES + 1)
     while True:
         await FallingEdge(dut.clk)
-        dut.rank.value = ranks.get(int(dut.rank_token.value), 0)
+        asked.append(int(dut.rank_token.value))
+        dut.rank.value = ranks.get(asked[0], 0)
 
 
 def configure(dut: Any, kv: KvLayout, layer: int) -> None:
