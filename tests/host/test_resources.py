@@ -24,7 +24,7 @@ def test_every_core_fits_its_board(name):
 
 @pytest.mark.parametrize("name", BOARDS)
 def test_boards_take_their_cores(name):
-    assert BOARDS[name].config is CONFIGS[BOARDS[name].core]
+    assert BOARDS[name].config is BOARD_CONFIGS[name]
 
 
 def test_the_estimate_is_that_of_synthesis_where_it_was_made():

@@ -94,11 +94,8 @@ def core_target(core: CoreConfig) -> Target:
 def find_target(name: str) -> Target:
     """The board, or the core configuration, called `name`; ConfigError lists the known ones.
 
-    A board is estimated with the core configuration of its own name, at that one's clock; where
-    there is none, with the core that its flow builds.
+    A board is estimated with the core built for it, at that one's clock.
     """
-    if name in BOARDS and name in CONFIGS:
-        return board_target(name, CONFIGS[name], CONFIGS[name].clock_mhz)
     if name in BOARDS:
         return board_target(name, BOARDS[name].config, BOARDS[name].clock_mhz)
     if name in CONFIGS:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 
-from .config import CoreConfig, named_config
+from .config import BOARD_CONFIGS, CoreConfig
 from .errors import ConfigError
 from .resources import check_budget
 
@@ -68,10 +68,6 @@ class Board:
     ----------
     part
         Device, as the vendor's tools call it.
-    core
-        Name of the core configuration built for it.
-    clock_mhz
-        Clock asked of the vendor's tools.
     budget
         Of each of `RESOURCES`.
     platform
@@ -85,9 +81,7 @@ class Board:
     name: str
     part: str
     family: Family
-    core: str
     memory: Memory
-    clock_mhz: float
     budget: MappingProxyType[str, int]
     platform: str = ""
     hbm_channels: int = 0
@@ -95,10 +89,16 @@ class Board:
 
     @property
     def config(self) -> CoreConfig:
-        """The core configuration. Raises ConfigError if it takes more than the board has."""
-        config = named_config(self.core)
+        """The core built for it, which has its name. Raises ConfigError if it takes more than the
+        board has."""
+        config = BOARD_CONFIGS[self.name]
         check_budget(config, self.name, self.budget)
         return config
+
+    @property
+    def clock_mhz(self) -> float:
+        """Clock asked of the vendor's tools."""
+        return self.config.clock_mhz
 
 
 def _budget(lut: int, ff: int, dsp: int, bram: int, uram: int) -> MappingProxyType[str, int]:
@@ -110,43 +110,43 @@ BOARDS = {
     for b in (
         Board(
             name="u280", part="xcu280-fsvh2892-2L-e", family=Family.ULTRASCALE_PLUS,
-            core="sim-large", memory=Memory.HBM, clock_mhz=225.0, hbm_channels=32, regions=3,
+            memory=Memory.HBM, hbm_channels=32, regions=3,
             platform="xilinx_u280_gen3x16_xdma_1_202211_1",
             budget=_budget(1_303_680 - 107_600, 2_607_360, 9_024, 2_016, 960),  # less the shell
         ),
         Board(
             name="u50", part="xcu50-fsvh2104-2-e", family=Family.ULTRASCALE_PLUS,
-            core="sim-large", memory=Memory.HBM, clock_mhz=225.0, hbm_channels=32, regions=2,
+            memory=Memory.HBM, hbm_channels=32, regions=2,
             platform="xilinx_u50_gen3x16_xdma_5_202210_1",
             budget=_budget(742_560, 1_485_120, 5_352, 1_128, 608),
         ),
         Board(
             name="u55c", part="xcu55c-fsvh2892-2L-e", family=Family.ULTRASCALE_PLUS,
-            core="sim-large", memory=Memory.HBM, clock_mhz=225.0, hbm_channels=32, regions=3,
+            memory=Memory.HBM, hbm_channels=32, regions=3,
             platform="xilinx_u55c_gen3x16_xdma_3_202210_1",
             budget=_budget(1_131_000, 2_265_000, 8_304, 1_776, 960),
         ),
         Board(
             name="kv260", part="xck26-sfvc784-2LV-c", family=Family.ULTRASCALE_PLUS,
-            core="sim-small", memory=Memory.DDR, clock_mhz=225.0,
+            memory=Memory.DDR,
             platform="xilinx.com:kv260_som:part0:1.4",
             budget=_budget(117_120, 234_240, 1_248, 144, 64),
         ),
         Board(
             name="zcu104", part="xczu7ev-ffvc1156-2-e", family=Family.ULTRASCALE_PLUS,
-            core="sim-small", memory=Memory.DDR, clock_mhz=225.0,
+            memory=Memory.DDR,
             platform="xilinx.com:zcu104:part0:1.1",
             budget=_budget(230_400, 460_800, 1_728, 312, 96),
         ),
         Board(
             name="pynq-z2", part="xc7z020clg400-1", family=Family.SERIES_7,
-            core="sim-tiny", memory=Memory.DDR, clock_mhz=100.0,
+            memory=Memory.DDR,
             platform="tul.com.tw:pynq-z2:part0:1.0",
             budget=_budget(53_200, 106_400, 220, 140, 0),
         ),
         Board(
             name="ulx3s", part="LFE5U-85F-6BG381C", family=Family.ECP5,
-            core="sim-tiny", memory=Memory.SDRAM, clock_mhz=25.0,
+            memory=Memory.SDRAM,
             budget=_budget(83_640, 83_640, 156, 208, 0),
         ),
     )

@@ -114,7 +114,7 @@ def vendor_files(board: Board, text: str) -> dict[str, str]:
 def report_board(board: Board, *, jobs: int = 1, progress: Progress | None = None) -> Report:
     """Synthesize a board's core by units. Raises ToolError if Yosys is missing or fails."""
     if progress:
-        progress(f"Verilog of {board.core}", 0, 1)
+        progress(f"Verilog of {board.name}", 0, 1)
     top = cut(emit_core(board).text, emit.TOP)
     results = synthesize(top, board.family, jobs=jobs, progress=progress)
     return make_report(board, top, results, yosys_version())

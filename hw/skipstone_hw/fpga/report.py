@@ -127,7 +127,7 @@ def make_report(board: Board, top: Unit, results: Mapping[str, UnitResult], tool
     share = {r: total[r] / board.budget[r] for r in RESOURCES if board.budget[r]}
     return Report(
         board=board.name,
-        core=board.core,
+        core=board.config.name,
         device=board.part,
         tool=tool,
         units=tuple(rows),

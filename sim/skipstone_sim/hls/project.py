@@ -136,7 +136,7 @@ def _command(
     if board not in HLS_BOARDS:
         raise typer.BadParameter(f"board must be one of {', '.join(HLS_BOARDS)}, not {board!r}")
     chosen = HLS_BOARDS[board]
-    write_project(folder, named_config(core or chosen.core), chosen, sources())
+    write_project(folder, named_config(core or chosen.name), chosen, sources())
     typer.echo(f"cd {folder} && vitis_hls -f run_hls.tcl")
 
 

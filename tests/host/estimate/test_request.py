@@ -18,7 +18,7 @@ from skipstone.estimate import (
 from skipstone.estimate.cycles import runs_of, sampled
 from skipstone.model import SHAPES
 from skipstone.spec.boards import BOARDS
-from skipstone.spec.config import CONFIGS, CoreConfig
+from skipstone.spec.config import CoreConfig
 from skipstone.spec.errors import ConfigError, RequestError
 
 U280 = CoreConfig(
@@ -87,7 +87,7 @@ def test_targets():
     assert MEMORIES.keys() == BOARDS.keys()
     for name, board in BOARDS.items():
         target = find_target(name)
-        assert target.core == CONFIGS.get(name, board.config)
+        assert target.core == board.config
         assert target.memory is MEMORIES[name]
         assert 0 < target.timing.bandwidth <= 1
     with pytest.raises(ConfigError, match="unknown board or core 'moon'; known: u280, "):

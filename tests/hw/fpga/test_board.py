@@ -8,7 +8,7 @@ import pytest
 
 from skipstone.cli import main
 from skipstone.spec.boards import BOARDS, LIMITS, RESOURCES, named_board
-from skipstone.spec.config import CONFIGS
+from skipstone.spec.config import BOARD_CONFIGS
 from skipstone.spec.errors import ConfigError, ImageError, RequestError, ToolError
 from skipstone_hw.fpga import board as build
 from skipstone_hw.fpga.baseline import baseline_document, growth
@@ -55,12 +55,14 @@ def row(name="array", lut=100.0, levels=5, **uses):
 def report(*rows, board=BOARD):
     total = {r: sum(x.uses.get(r, 0) for x in rows) for r in (*RESOURCES, "carry", "lutram")}
     share = {r: total[r] / board.budget[r] for r in RESOURCES if board.budget[r]}
-    return Report(board.name, board.core, board.part, "yosys", rows, total, share, 5, "a → b", 1)
+    return Report(
+        board.name, board.config.name, board.part, "yosys", rows, total, share, 5, "a → b", 1
+    )
 
 
 @pytest.mark.parametrize("board", BOARDS.values(), ids=lambda b: b.name)
 def test_boards_are_complete(board):
-    assert board.core in CONFIGS
+    assert board.config is BOARD_CONFIGS[board.name]
     assert set(board.budget) == set(RESOURCES) == set(LIMITS)
     assert named_board(board.name) is board
 
@@ -117,7 +119,7 @@ def test_a_failed_build_leaves_nothing(tmp_path, broken_yosys):
 def test_a_core_that_does_not_fit_leaves_nothing(tmp_path, monkeypatch):
     big = report(row(lut=40_000.0, dsp=177), row("linear", bram=1.0))
     monkeypatch.setattr(build, "report_board", lambda *a, **k: big)
-    expected = r"'sim-tiny' does not fit board 'pynq-z2': lut 40,100 of 53,200, at most 37,240; dsp"
+    expected = r"'pynq-z2' does not fit board 'pynq-z2': lut 40,100 of 53,200, at most 37,240; dsp"
     with pytest.raises(ConfigError, match=expected):
         build_board(BOARD, tmp_path / "out")
     assert leftovers(tmp_path) == []

@@ -46,9 +46,9 @@ def verilog():
     made = {}
 
     def emit(board):
-        if board.core not in made:
-            made[board.core] = emit_component(Hull(board.config), name=TOP)
-        return made[board.core]
+        if board.name not in made:
+            made[board.name] = emit_component(Hull(board.config), name=TOP)
+        return made[board.name]
 
     return emit
 

@@ -12,7 +12,7 @@ def test_rows(board):
     unit = UnitRow("array", {"lut": 60.0}, {}, 4, "a → b", 7, "c → a")
     total = dict.fromkeys(RESOURCES, 10.0)
     share = {r: 0.25 for r in RESOURCES if board.budget[r]}
-    report = Report(board.name, board.core, board.part, "yosys", (unit,), total, share, 7, "c", 99)
+    report = Report(board.name, board.name, board.part, "yosys", (unit,), total, share, 7, "c", 99)
     found = {row.figure: row for row in rows(report, board)}
     name = board.name.replace("-", "_")
     assert found[f"{name}_lut_share"].value == 25
