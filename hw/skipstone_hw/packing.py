@@ -15,7 +15,7 @@ from amaranth.utils import exact_log2
 from skipstone.spec.formats import ACTIVATION_BITS, KV_BITS
 from skipstone.spec.packing import MULTIPLIERS, WEIGHT_BITS, Packing
 
-__all__ = ["PRODUCT_BITS", "ArrayMode", "ColumnGroup", "ColumnGroupSignature", "heads_per_column"]
+__all__ = ["PRODUCT_BITS", "ArrayMode", "ColumnGroup", "ColumnGroupSignature"]
 
 PRODUCT_BITS = ACTIVATION_BITS + 8
 """Bits of an operand times an int8."""
@@ -30,11 +30,6 @@ class ArrayMode(enum.Enum, shape=unsigned(2)):  # type: ignore[call-arg]
     LINEAR = 0
     SCORE = 1
     MIX = 2
-
-
-def heads_per_column(rows: int) -> int:
-    """MIX operands of a column: one for every 32 of its rows / 2 bytes."""
-    return max(1, rows // 64)
 
 
 class ColumnGroupSignature(wiring.Signature):
@@ -56,7 +51,7 @@ class ColumnGroupSignature(wiring.Signature):
                 "nibbles": In(WEIGHT_BITS * rows * columns),
                 "rows": In(operand).array(lanes, rows),
                 "bytes": In(by_lane(operand, columns, column)),
-                "heads": In(by_lane(operand, columns, heads_per_column(rows))),
+                "heads": In(by_lane(operand, columns)),
                 "products": Out(by_lane(signed(PRODUCT_BITS), columns, column)),
                 "sums": Out(by_lane(signed(PRODUCT_BITS + exact_log2(column)), columns)),
             }
@@ -87,8 +82,8 @@ class ColumnGroup(wiring.Component):
         LINEAR operand of each row, one cycle after its weights.
     bytes : In(ArrayLayout(ArrayLayout(ArrayLayout(signed(12), rows/2), columns), lanes))
         SCORE operand of each byte.
-    heads : In(ArrayLayout(ArrayLayout(ArrayLayout(signed(12), rows/64), columns), lanes))
-        MIX operand of each 32 bytes, or of the whole column if that is less.
+    heads : In(ArrayLayout(ArrayLayout(signed(12), columns), lanes))
+        MIX operand of each column.
     products : Out(ArrayLayout(ArrayLayout(ArrayLayout(signed(20), rows/2), columns), lanes))
         SCORE and MIX: operand · byte.
     sums : Out(ArrayLayout(ArrayLayout(signed(20 + log2(rows/2)), columns), lanes))
@@ -196,8 +191,6 @@ class ColumnGroup(wiring.Component):
         columns = []
         with m.If(self.enable[lane]):
             for c in range(self._columns):
-                heads = self.heads[lane][c]
-                each = half // len(heads)
                 column = []
                 for j in range(half):
                     operand = Signal(
@@ -206,7 +199,7 @@ class ColumnGroup(wiring.Component):
                     with m.If(self.mode == ArrayMode.SCORE):
                         m.d.sync += operand.eq(self.bytes[lane][c][j])
                     with m.Elif(self.mode == ArrayMode.MIX):
-                        m.d.sync += operand.eq(heads[j // each])
+                        m.d.sync += operand.eq(self.heads[lane][c])
                     column.append(operand)
                 columns.append(column)
         return columns

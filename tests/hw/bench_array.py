@@ -15,7 +15,7 @@ from skipstone_sim.bench_tools import begin, bench_config
 
 CONFIG = bench_config()
 LANES = CONFIG.lanes
-HEADS = CONFIG.word_bytes // 32
+HEADS = CONFIG.heads_per_word
 OPERAND_MIN, OPERAND_MAX = -2048, 2047
 Int = NDArray[np.int64]
 
@@ -45,7 +45,7 @@ class Inputs:
             return rng.integers(OPERAND_MIN, OPERAND_MAX + 1, (LANES, count))
 
         self.mode = mode
-        self.head_dim_log2 = int(rng.choice([5, 6, 7]))
+        self.head_dim_log2 = int(rng.choice(CONFIG.head_dim_log2))
         self.words = rng.integers(0, 256, (2, CONFIG.word_bytes))
         if edge:
             self.words = rng.choice([0x80, 0x88, 0x7F, 0xFF], (2, CONFIG.word_bytes))
