@@ -70,11 +70,12 @@ class Array(wiring.Component):
     word : In(4·R·C)
         Nibble c·R + r meets row r of column c; byte j is nibbles 2j (low) and 2j + 1 (high).
     upper_word : In(4·R·C)
-        The word of the lanes from `upper_lane` on.
+        The word of the lanes from `upper_lane` on. Without a history buffer, which is what gives
+        ATTEND a second word, all lanes meet `word`.
     rows : In(ArrayLayout(ArrayLayout(signed(12), R), T))
         LINEAR operand of each row.
     bytes : In(ArrayLayout(ArrayLayout(signed(12), R·C/2), T))
-        SCORE operand of each byte.
+        SCORE operand of each byte, in the cycle after its word.
     heads : In(ArrayLayout(ArrayLayout(signed(12), heads_per_word), T))
         MIX operand of each head in the word: byte j meets ``heads[j >> head_dim_log2]``.
     products : Out(ArrayLayout(ArrayLayout(signed(20), R·C/2), T))
@@ -130,8 +131,8 @@ class Array(wiring.Component):
         rows, heads = [], []
         for lane in range(c.lanes):
             rows.append(self.build_rows(m, lane, enable[lane]))
-            heads.append(self.build_heads(m, lane))
-        upper = upper_lane(c)
+            heads.append(self.build_heads(m, lane, enable[lane]))
+        upper = upper_lane(c) if c.history_words else c.lanes
         groups = [
             [
                 self.build_columns(m, first, served, word, enable, rows, heads)
@@ -169,17 +170,17 @@ class Array(wiring.Component):
             m.d.sync += [row.eq(self.rows[lane][r]) for r, row in enumerate(rows)]
         return rows
 
-    def build_heads(self, m: Module, lane: int) -> list[Signal]:
-        """The operands of MIX, for the bytes of every `min_head_dim`."""
+    def build_heads(self, m: Module, lane: int, enable: Value) -> list[Signal]:
+        """The operands of MIX, for the bytes of every `min_head_dim`, a cycle after they came."""
         first = self._config.head_dim_log2.start
         heads = [
-            Signal(signed(ACTIVATION_BITS), name=f"head_{lane}_{n}")
+            Signal(signed(ACTIVATION_BITS), reset_less=True, name=f"head_{lane}_{n}")
             for n in range(len(self.heads[lane]))
         ]
-        with m.Switch(self.head_dim_log2):
+        with m.If(enable & (self.mode == ArrayMode.MIX)), m.Switch(self.head_dim_log2):
             for log2 in self._config.head_dim_log2:
                 with m.Case(log2):
-                    m.d.comb += [
+                    m.d.sync += [
                         head.eq(self.heads[lane][n >> (log2 - first)])
                         for n, head in enumerate(heads)
                     ]

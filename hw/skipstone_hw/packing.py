@@ -81,9 +81,9 @@ class ColumnGroup(wiring.Component):
     rows : In(signed(12)).array(lanes, rows)
         LINEAR operand of each row, one cycle after its weights.
     bytes : In(ArrayLayout(ArrayLayout(ArrayLayout(signed(12), rows/2), columns), lanes))
-        SCORE operand of each byte.
+        SCORE operand of each byte, one cycle after its word.
     heads : In(ArrayLayout(ArrayLayout(signed(12), columns), lanes))
-        MIX operand of each column.
+        MIX operand of each column, one cycle after its word.
     products : Out(ArrayLayout(ArrayLayout(ArrayLayout(signed(20), rows/2), columns), lanes))
         SCORE and MIX: operand · byte.
     sums : Out(ArrayLayout(ArrayLayout(signed(20 + log2(rows/2)), columns), lanes))
@@ -116,9 +116,11 @@ class ColumnGroup(wiring.Component):
         any_lane = self.enable.any()
         linear = [Signal(name=f"linear_{i}") for i in range(1 + _SUM_STAGES)]
         summing = [Signal(name=f"summing_{i}") for i in range(2)]
+        score = Signal()
         with m.If(any_lane):
             m.d.sync += [
                 linear[0].eq(self.mode == ArrayMode.LINEAR),
+                score.eq(self.mode == ArrayMode.SCORE),
                 summing[0].eq(self.mode != ArrayMode.MIX),
             ]
         m.d.sync += [linear[i].eq(linear[i - 1]) for i in range(1, len(linear))]
@@ -133,9 +135,8 @@ class ColumnGroup(wiring.Component):
 
         wide, weights = self.build_wide(m, any_lane)
         for lane in range(lanes):
-            operands = self.build_operands(m, lane)
             with m.If(active[0][lane]):
-                products = self.build_products(m, lane, linear[0], operands, wide, weights)
+                products = self.build_products(m, lane, linear[0], score, wide, weights)
             with m.If(active[1][lane] & summing[1]):
                 chains = self.build_terms(m, lane, linear[1], *products)
                 chains = [self.add_up(m, f"near_{lane}_{i}", c) for i, c in enumerate(chains)]
@@ -185,41 +186,26 @@ class ColumnGroup(wiring.Component):
                 weights.append(kept)
         return wide, weights
 
-    def build_operands(self, m: Module, lane: int) -> list[list[Signal]]:
-        """Stage 1: the bytes' operands, by column."""
-        half = self._rows // 2
-        columns = []
-        with m.If(self.enable[lane]):
-            for c in range(self._columns):
-                column = []
-                for j in range(half):
-                    operand = Signal(
-                        signed(ACTIVATION_BITS), reset_less=True, name=f"byte_{lane}_{c}_{j}"
-                    )
-                    with m.If(self.mode == ArrayMode.SCORE):
-                        m.d.sync += operand.eq(self.bytes[lane][c][j])
-                    with m.Elif(self.mode == ArrayMode.MIX):
-                        m.d.sync += operand.eq(self.heads[lane][c])
-                    column.append(operand)
-                columns.append(column)
-        return columns
-
     def build_products(
         self,
         m: Module,
         lane: int,
         linear: Signal,
-        operands: list[list[Signal]],
+        score: Signal,
         wide: list[Signal],
         weights: list[list[Signal]],
     ) -> tuple[list[Signal], list[list[Signal]], list[Signal]]:
         """Stage 2: products by row, tails for their repair, the third column's products."""
         packing = self._packing
         products, tails, third = [], [], []
+
+        def byte_operand(column: int, j: int) -> Value:
+            return Mux(score, self.bytes[lane][column][j], self.heads[lane][column])
+
         for row, operand in enumerate(wide):
             x = row_operand = self.rows[lane][row]
             if row % 2 < self._columns:
-                x = Mux(linear, x, operands[row % 2][row // 2])
+                x = Mux(linear, x, byte_operand(row % 2, row // 2))
             bits = len(operand) + ACTIVATION_BITS
             product = Signal(signed(bits), reset_less=True, name=f"product_{lane}_{row}")
             m.d.sync += product.eq(x * operand)
@@ -232,12 +218,12 @@ class ColumnGroup(wiring.Component):
                 mine.append(tail)
             tails.append(mine)
         if self._columns == 3:
-            for j, operand in enumerate(operands[2]):
+            for j in range(self._rows // 2):
                 # The weights that the repair looks at are this byte's nibbles.
                 byte = Cat(weights[2 * j][1], weights[2 * j + 1][1]).as_signed()
                 product = Signal(signed(PRODUCT_BITS), reset_less=True, name=f"third_{lane}_{j}")
                 with m.If(~linear):
-                    m.d.sync += product.eq(operand * byte)
+                    m.d.sync += product.eq(byte_operand(2, j) * byte)
                 third.append(product)
         return products, tails, third
 

@@ -24,8 +24,8 @@ __all__ = ["HALF_BITS", "Mix"]
 
 HALF_BITS = 11
 """Bits of a probability that enter the array at a time."""
-_SUM_BITS = PROBABILITY_FRACTION_BITS + 9
-"""One token's p · v is at most 2^PROBABILITY_FRACTION_BITS · 128."""
+_SUM_BITS = PROBABILITY_FRACTION_BITS + 8
+"""One token's p · v is at most 2^PROBABILITY_FRACTION_BITS · 127."""
 _SLICE_BYTES = 64
 
 
