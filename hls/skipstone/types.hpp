@@ -124,6 +124,5 @@ template <class T> SKIPSTONE_ELEMENT T shift_right(T x, int by) { return x >> (b
 inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 constexpr int MAX_HEAD_DIM = 1 << HEAD_DIM_LOG2_MAX;
-constexpr int MIN_HEAD_DIM = 1 << HEAD_DIM_LOG2_MIN;
 
 }  // namespace skipstone

@@ -31,8 +31,8 @@ FORMS = {
     "64 by 32": core(rows=64, columns=32, port_bits=1024, ports=8, group=64),
     "16 by 32": core(rows=16, columns=32, max_chunk=64),
     "32 by 8": core(rows=32, columns=8, ports=2),
-    "128 by 32": core(rows=128, columns=32, group=128, ports=16, port_bits=1024),
-    "128 by 4": core(rows=128, columns=4, group=128),
+    "128 by 32": core(rows=128, columns=32, group=128, ports=16, port_bits=1024, min_head_dim=64),
+    "128 by 4": core(rows=128, columns=4, group=128, min_head_dim=64),
 }
 
 ENGINES = [("ap_int", TINY), ("native", TINY), ("native", SMALL), ("fast", TINY)]
