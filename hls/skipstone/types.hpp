@@ -80,6 +80,10 @@ template <class T> class stream {
 
 #endif
 
+// A pragma with macros in it.
+#define SKIPSTONE_PRAGMA_TEXT(text) _Pragma(#text)
+#define SKIPSTONE_PRAGMA(text) SKIPSTONE_PRAGMA_TEXT(text)
+
 // Natively, loops over elements vectorise only if what they call is inlined.
 #ifdef SKIPSTONE_AP_INT
 #define SKIPSTONE_ELEMENT inline
