@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from skipstone.spec.config import CoreConfig
-from skipstone.spec.registers import COUNTERS
+from skipstone.spec.registers import COUNTER_GROWTH, COUNTERS, SINCE_POWER_UP
 
 __all__ = ["CounterLayout", "Counters", "IncrementLayout", "Watchdog"]
 
@@ -17,9 +17,6 @@ _PER_TOKEN = ("attention_executed", "attention_skipped", "mlp_executed", "mlp_sk
 
 _PER_RUN = ("history_gaps", "history_fresh")
 """Counters that may gain the tokens of an exponent word, up to 64."""
-
-_SINCE_POWER_UP = ("errors",)
-"""Counters that a new run does not clear."""
 
 
 class CounterLayout(data.StructLayout):
@@ -36,7 +33,7 @@ class IncrementLayout(data.StructLayout):
     def __init__(self, config: CoreConfig):
         bits = dict.fromkeys(COUNTERS, 1)
         bits |= dict.fromkeys(_PER_TOKEN, bits_for(config.max_chunk))
-        bits |= dict.fromkeys(_PER_RUN, bits_for(64))
+        bits |= dict.fromkeys(_PER_RUN, bits_for(COUNTER_GROWTH))
         super().__init__(bits)
 
 
@@ -80,7 +77,7 @@ class Counters(wiring.Component):
         for name in COUNTERS:
             value = self.values[name]
             following = value + staged[name]
-            if name in _SINCE_POWER_UP:
+            if name in SINCE_POWER_UP:
                 m.d.sync += value.eq(following)
             else:
                 m.d.sync += value.eq(Mux(self.clear, 0, following))

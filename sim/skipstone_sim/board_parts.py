@@ -99,13 +99,18 @@ class RegisterFile:
 class InterruptController:
     """AXI INTC with one level-sensitive input (AMD PG099): what it has seen stays in ISR until it
     is acknowledged, and returns at once while the line is still high.
+
+    Attributes
+    ----------
+    line : bool
+        The input when it was last seen.
     """
 
     _ISR, _IPR, _IER, _IAR, _SIE, _CIE, _MER = 0x00, 0x04, 0x08, 0x0C, 0x10, 0x14, 0x1C
 
     def __init__(self) -> None:
         self._status = self._enable = self._master = 0
-        self._line = False
+        self.line = False
 
     def read(self, offset: int) -> int:
         return {
@@ -126,11 +131,11 @@ class InterruptController:
             self._enable &= ~value
         elif offset == self._MER:
             self._master = value & 3
-        self.sample(self._line)
+        self.sample(self.line)
 
     def sample(self, line: bool) -> None:
         """See the input."""
-        self._line = line
+        self.line = line
         self._status |= int(line)
 
     @property
@@ -149,6 +154,8 @@ class KernelInterrupt:
         The file, for whoever waits.
     lost : bool
         Nothing is reported while this is set.
+    count : int
+        Interrupts reported so far.
     """
 
     def __init__(self) -> None:
@@ -157,7 +164,7 @@ class KernelInterrupt:
         self._kernel = kernel
         self.descriptor = user.detach()
         self._enabled = False
-        self._count = 0
+        self.count = 0
         self.lost = False
 
     def fileno(self) -> int:
@@ -176,5 +183,5 @@ class KernelInterrupt:
         """See the line."""
         if line and self._enabled and not self.lost:
             self._enabled = False
-            self._count += 1
-            self._kernel.send(self._count.to_bytes(4, "little"))
+            self.count += 1
+            self._kernel.send(self.count.to_bytes(4, "little"))

@@ -44,7 +44,8 @@ def bitstream(core: str = "sim-tiny", logic: LogicKind = "rtl") -> Path:
 
 
 def _label(piece: str) -> str:
-    return piece.replace("\n", "⏎").strip() or "·"
+    """Without what nobody would see: blanks, and tokens that have no text."""
+    return piece.replace("\n", "⏎").strip() or "␣"
 
 
 def plot_decisions(executed: NDArray[np.bool_], labels: Sequence[str]) -> Figure:
@@ -54,6 +55,7 @@ def plot_decisions(executed: NDArray[np.bool_], labels: Sequence[str]) -> Figure
     """
     import matplotlib.pyplot as plt
     from matplotlib.colors import ListedColormap
+    from matplotlib.patches import Patch
 
     tokens, layers, _ = executed.shape
     colours = ListedColormap([_SKIPPED, _EXECUTED])
@@ -71,6 +73,11 @@ def plot_decisions(executed: NDArray[np.bool_], labels: Sequence[str]) -> Figure
         axis.tick_params(length=0)
         for side in axis.spines.values():
             side.set_visible(False)
+    meaning = {"executed": _EXECUTED, "skipped": _SKIPPED}
+    axes[0].legend(
+        handles=[Patch(color=colour, label=name) for name, colour in meaning.items()], ncols=2,
+        loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, fontsize=9, frameon=False,
+    )  # fmt: skip
     axes[1].set_xticks(
         np.arange(tokens) + 0.5, [_label(t) for t in labels[:tokens]], rotation=90, fontsize=8
     )
@@ -88,5 +95,5 @@ def plot_logits(expected: NDArray[np.floating[Any]], actual: NDArray[np.floating
     scatter.plot(x, y, ".", markersize=1.5, alpha=0.4, color=_EXECUTED, rasterized=True)
     scatter.set(xlabel="torch, float32", ylabel="Skipstone", title="logits", aspect="equal")
     histogram.hist(y - x, bins=80, color=_EXECUTED)
-    histogram.set(xlabel="difference", ylabel="logits", title="distribution", yscale="log")
+    histogram.set(xlabel="Skipstone − torch", ylabel="how many", title="differences", yscale="log")
     return figure

@@ -104,6 +104,8 @@ class SimulatedBoard(Device):
     kernel : KernelInterrupt
     paused : bool
         The logic's clock stands still while this is set.
+    accesses : int
+        Register accesses so far.
     """
 
     _probe_priority_ = 10
@@ -125,6 +127,7 @@ class SimulatedBoard(Device):
         self.name = "simulated KV260"
         self.logic: Logic | None = None
         self.paused = False
+        self.accesses = 0
         self._progress = progress
         self._memory = np.zeros(memory_bytes, np.uint8)
         self._ddr = Bank(self._memory, _FIRST_ADDRESS, memory_bytes - _FIRST_ADDRESS)
@@ -142,6 +145,7 @@ class SimulatedBoard(Device):
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._thread: threading.Thread | None = None
         self._closing = False
+        self._sleeping = False  # the thread waits for something to do
 
     # -- bitstreams --------------------------------------------------------------------------------
 
@@ -216,11 +220,11 @@ class SimulatedBoard(Device):
     def read_registers(self, address: int, length: int) -> bytes:
         """Bytes of consecutive 32-bit registers. Raises AddressError."""
         part, offset = self._find(address, length)
-        out = b"".join(
-            int(part.read(offset + at)).to_bytes(4, "little") for at in range(0, length, 4)
-        )
-        self._after_access()
-        return out
+        out = bytearray()
+        for at in range(offset, offset + length, 4):
+            out += int(part.read(at)).to_bytes(4, "little")
+        self._after_access(part)
+        return bytes(out)
 
     def write_registers(self, address: int, data: Any) -> None:
         """Write consecutive 32-bit registers. Raises AddressError."""
@@ -228,14 +232,19 @@ class SimulatedBoard(Device):
         part, offset = self._find(address, len(raw))
         for at in range(0, len(raw), 4):
             part.write(offset + at, int.from_bytes(raw[at : at + 4], "little"))
-        self._after_access()
+        self._after_access(part)
 
-    def _after_access(self) -> None:
+    def _after_access(self, part: Any) -> None:
+        self.accesses += 1
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
-        self._propagate()
-        if self.logic is not None and self.logic.busy:
+        logic = self.logic
+        if logic is None:
+            return
+        if part is self._controller or logic.interrupt != self._controller.line:
+            self._propagate()
+        if self._sleeping and logic.busy:
             self._wake()
 
     def _wake(self) -> None:
@@ -284,7 +293,9 @@ class SimulatedBoard(Device):
 
     def _step(self) -> bool:
         """One turn of the board's thread; false when it is to end."""
+        self._sleeping = True  # before the look that decides: whoever gives it work may see it
         busy = self.logic is not None and self.logic.busy and not self.paused
+        self._sleeping = not busy
         wake = self._wake_read
         sources: list[Any] = [self.kernel, wake]
         ready, _, _ = select.select(sources, [], [], 0 if busy else 0.5)

@@ -48,6 +48,16 @@ def test_same_tokens_on_the_gateware(open_device, image, expected, style):
     assert device.ip.words_weights > 0
 
 
+@pytest.mark.parametrize("logic", ["golden", pytest.param("rtl", marks=pytest.mark.rtl)])
+def test_one_interrupt_for_a_run(board, open_device, image, logic):
+    """None comes twice, though pynq acknowledges the controller before the core's line falls."""
+    device = open_device(logic=logic)
+    before = board.kernel.count
+    tokens(device, image, 4)
+    prefill, decode = -(-len(PROMPT) // image.config.max_chunk), 3
+    assert board.kernel.count - before == prefill + decode
+
+
 @pytest.mark.rtl
 def test_two_ports_on_the_gateware(open_device):
     image = build_image("nano", CONFIGS["sim-small"])

@@ -33,6 +33,8 @@ __all__ = ["SkipstoneIP"]
 _RESET_S, _RESET_CORE_S = 1.0, 0.005
 """How long memory ports may take to fall quiet after a reset: of our time, and of the core's."""
 _POLL_S = 2e-4
+_ACKNOWLEDGE = 0x0C
+"""Register IAR of the AXI interrupt controller (AMD PG099)."""
 _SLICE_S = 0.1
 """Between two looks at whether the run was reset from elsewhere."""
 
@@ -176,6 +178,7 @@ class SkipstoneIP(DefaultIP):
             )
         self._running = False
         self.protocol.acknowledge()
+        self._clear_controllers()
         result = self.protocol.result()
         if not arrived:
             raise InterruptLostError(
@@ -196,8 +199,7 @@ class SkipstoneIP(DefaultIP):
         deadline = time.monotonic() + seconds
         if self.interrupt is None:
             return self._poll(deadline)
-        # PYNQ acknowledges the controller before the core's line has fallen, so the controller
-        # reports the last run's interrupt once more: what counts is the core's own register.
+        # What counts is the core's own register: controllers may report an interrupt once more.
         while self._sleep(deadline):
             if self._aborted or self.protocol.pending:
                 return True
@@ -248,6 +250,18 @@ class SkipstoneIP(DefaultIP):
             if not controller.event_number and controller in source.wait_events:
                 source.wait_events.remove(controller)
         return event.happened
+
+    def _clear_controllers(self) -> None:
+        """Let the interrupt controllers forget the run's interrupt.
+
+        PYNQ acknowledges them before the core's line has fallen, so they have seen it once more.
+        """
+        if self.interrupt is None:
+            return
+        controller, number = self.interrupt.parent(), self.interrupt.number
+        while hasattr(controller, "mmio"):  # the last parent is a UIO device
+            controller.mmio.write(_ACKNOWLEDGE, 1 << number)
+            controller, number = controller.parent, controller.number
 
     def stop(self) -> None:
         """Break off the run, if there is one, and wait until the memory ports are quiet.

@@ -14,7 +14,15 @@ from ..devices import Run, RunResult
 from ..spec import registers
 from ..spec.config import CoreConfig
 from ..spec.errors import BitstreamError, CoreErrorCode, DeviceError, RunAbortedError
-from ..spec.registers import BY_NAME, COUNTERS, PORT_BASE, Control, counter_offset
+from ..spec.registers import (
+    BY_NAME,
+    COUNTER_GROWTH,
+    COUNTERS,
+    PORT_BASE,
+    SINCE_POWER_UP,
+    Control,
+    counter_offset,
+)
 
 __all__ = ["CoreProtocol"]
 
@@ -74,7 +82,8 @@ class CoreProtocol:
         self, run: Run, *, memory_words: int, bases: Sequence[int], watchdog_cycles: int
     ) -> None:
         """Set all parameters and the interrupt, then kick the core."""
-        self.set("IP_ISR", self.get("IP_ISR"))  # writing ones toggles: whatever is pending falls
+        if pending := self.get("IP_ISR"):
+            self.set("IP_ISR", pending)  # writing ones toggles: whatever is pending falls
         for name, value in run.registers(memory_words, watchdog_cycles).items():
             self.set(name, value)
         self.set("IP_IER", _DONE)
@@ -120,5 +129,16 @@ class CoreProtocol:
         return self._pair(counter_offset(name))
 
     def counters(self) -> dict[str, int]:
-        """All counters of the last run, by the names of `registers.COUNTERS`."""
-        return {name: self.counter(name) for name in COUNTERS}
+        """All counters of the last run, by the names of `registers.COUNTERS`.
+
+        After a run too short for any of its counters to pass 32 bits, upper halves are not read.
+        """
+        cycles = self.counter("cycles")
+        short = 0 < cycles * COUNTER_GROWTH < 1 << 32
+        found = {"cycles": cycles}
+        for name in COUNTERS[1:]:
+            if short and name not in SINCE_POWER_UP:
+                found[name] = self.read(counter_offset(name))
+            else:
+                found[name] = self.counter(name)
+        return found

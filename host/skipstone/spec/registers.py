@@ -112,7 +112,13 @@ _COUNTERS = [
 ]
 
 COUNTERS = tuple(name for name, _ in _COUNTERS)
-"""Counter names in register order; each counts one run (errors: since power-up) in 64 bits."""
+"""Counter names in register order; each counts one run, or since power-up, in 64 bits."""
+
+SINCE_POWER_UP = ("errors",)
+"""Counters that a new run does not clear."""
+
+COUNTER_GROWTH = 64
+"""Most that a counter gains in a cycle."""
 
 
 def counter_offset(name: str) -> int:

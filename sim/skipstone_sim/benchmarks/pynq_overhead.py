@@ -26,7 +26,7 @@ from skipstone.spec.errors import SkipstoneError
 from skipstone.spec.image import Image
 from skipstone_sim.golden import GoldenDevice
 from skipstone_sim.overlay_files import write_overlay
-from skipstone_sim.pynq_board import plug_in
+from skipstone_sim.pynq_board import SimulatedBoard, plug_in
 from skipstone_sim.rtl import RtlDevice
 
 from .rows import Row
@@ -38,21 +38,33 @@ _PROMPT = "Once upon a time"
 
 @dataclass(frozen=True)
 class _Round:
-    """A generated text; seconds per token, on the wall and of the processor."""
+    """A generated text; per token seconds on the wall and of the processor, and what a board
+    counted."""
 
     generation: Generation
     wall_s: float
     cpu_s: float
+    accesses: float = 0
+    interrupts: float = 0
 
 
-def _generate(device: Device, image: Image, prompt: list[int], tokens: int) -> _Round:
+def _generate(
+    device: Device,
+    image: Image,
+    prompt: list[int],
+    tokens: int,
+    board: SimulatedBoard | None = None,
+) -> _Round:
     generation = Engine(device, image).generate(prompt, tokens)
     stream = iter(generation)
     next(stream)  # the prefill's token
+    seen = (board.accesses, board.kernel.count) if board else (0, 0)
     wall_s, cpu_s = time.perf_counter(), time.process_time()
     count = sum(1 for _ in stream)
     wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
-    return _Round(generation, wall_s / count, cpu_s / count)
+    counted = (board.accesses, board.kernel.count) if board else (0, 0)
+    accesses, interrupts = ((n - before) / count for n, before in zip(counted, seen, strict=True))
+    return _Round(generation, wall_s / count, cpu_s / count, accesses, interrupts)
 
 
 def _check_registers(overlay: pynq.Overlay) -> None:
@@ -83,7 +95,7 @@ def run(
         if progress is not None:
             progress(f"round {n + 1} of {rounds}")
         by_rtl.append(_generate(direct, image, prompt, tokens))
-        by_pynq.append(_generate(through, image, prompt, tokens))
+        by_pynq.append(_generate(through, image, prompt, tokens, board))
     through.close()
     direct.close()
     board.unplug()
@@ -109,6 +121,8 @@ def run(
         row("cpu_per_token_rtl", 1e3 * cpu_rtl, "ms"),
         row("cpu_per_token_pynq", 1e3 * cpu_pynq, "ms"),
         row("pynq_overhead_cpu", 100 * (cpu_pynq / cpu_rtl - 1), "%", aim="< 5"),
+        row("register_accesses_per_token", by_pynq[0].accesses),
+        row("interrupts_per_token", by_pynq[0].interrupts, aim="1"),
         row("cycles_per_token_rtl", cycles(by_rtl[0]), "cycles"),
         row("cycles_per_token_pynq", cycles(by_pynq[0]), "cycles"),
     ]
