@@ -12,7 +12,7 @@ from skipstone_sim.bench import run_bench
 SOURCE = Path(__file__).with_name("cells.v")
 BENCH = Path(__file__).with_name("bench_cells.py")
 CELLS = {
-    Family.ULTRASCALE_PLUS: {"DSP48E2", "FDRE", "LUT6", "RAM32M16", "RAMB18E2", "RAMB36E2"},
+    Family.ULTRASCALE_PLUS: {"CARRY4", "DSP48E2", "FDRE", "RAM32M16", "RAMB18E2", "RAMB36E2"},
     Family.ECP5: {"CCU2C", "DP16KD", "LUT4", "MULT18X18D", "TRELLIS_DPR16X4", "TRELLIS_FF"},
 }
 
