@@ -123,7 +123,7 @@ inline ErrorCode linear(const Memory& memory, State& s, const Instruction& i, UI
     const bool is_logits = i.epilogue == Epilogue::LOGITS;
     const int columns = is_logits ? i.blocks * COLUMNS : kept_columns(s, i), tasks = ceil_div(columns, unit);
     const Logits logits{i.a, (mode & (MODE_LOGITS | MODE_ALL_LOGITS)) != 0, (mode & MODE_ALL_LOGITS) != 0, i.b,
-                        ceil_div(4 * i.blocks * COLUMNS, WORD_BYTES)};
+                        logits_stride(i)};
     w.best.resize(std::size_t(tasks) * selected);
     w.argmax.resize(std::size_t(tasks) * selected);
     const bool probing = s.probe != nullptr && s.probe->on;

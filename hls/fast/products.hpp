@@ -75,7 +75,7 @@ struct Matrix {
     const std::uint8_t* data;
     int groups, blocks;
 
-    int block_words() const { return groups * STEPS_PER_GROUP + ceil_div(groups, GROUPS_PER_SCALE_WORD); }
+    int block_words() const { return matrix_block_words(groups); }
     const std::uint8_t* block(int b) const { return data + std::size_t(b) * block_words() * WORD_BYTES; }
     int strips() const { return ceil_div(blocks * COLUMNS, STRIP); }
     // First scale word of the run of group g, and first weight word of g, in a block.

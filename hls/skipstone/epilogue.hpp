@@ -78,14 +78,12 @@ inline bool less(Float a, Float b) {
 inline ErrorCode check_linear(const State& s, const Instruction& i, UInt<32> mode, UInt<32> memory_words, const int* tokens, int selected) {
     const Geometry& g = s.geometry;
     if (i.source == int(Source::ACTIVATION) && !s.has_activation) return ErrorCode::BAD_OPCODE;
-    const int block_words = i.groups * STEPS_PER_GROUP + ceil_div(i.groups, GROUPS_PER_SCALE_WORD);
-    if (!within(i.address, Address(i.blocks) * block_words, memory_words)) return ErrorCode::ADDRESS_RANGE;
+    if (!within(i.address, Address(i.blocks) * matrix_block_words(i.groups), memory_words)) return ErrorCode::ADDRESS_RANGE;
     if ((i.epilogue == Epilogue::KEY || i.epilogue == Epilogue::VALUE) && !banks_within(g, i.layer, memory_words))
         return ErrorCode::ADDRESS_RANGE;
     if (i.epilogue == Epilogue::LOGITS && (mode & (MODE_LOGITS | MODE_ALL_LOGITS)) != 0) {
-        const int stride = ceil_div(4 * i.blocks * COLUMNS, WORD_BYTES);
         const int rows = (mode & MODE_ALL_LOGITS) != 0 ? tokens[selected - 1] + 1 : 1;
-        if (!within(i.b, Address(rows) * stride, memory_words)) return ErrorCode::ADDRESS_RANGE;
+        if (!within(i.b, Address(rows) * logits_stride(i), memory_words)) return ErrorCode::ADDRESS_RANGE;
     }
     return ErrorCode::NONE;
 }

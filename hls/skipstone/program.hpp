@@ -17,6 +17,11 @@ struct Instruction {
     UInt<32> a, b, c;
 };
 
+// Words of a block of COLUMNS columns: weights, and a word of scales before each run of groups.
+inline int matrix_block_words(int groups) { return groups * STEPS_PER_GROUP + ceil_div(groups, GROUPS_PER_SCALE_WORD); }
+// Words of a token's logits in memory.
+inline int logits_stride(const Instruction& i) { return ceil_div(4 * i.blocks * COLUMNS, WORD_BYTES); }
+
 // CRC-32 of zlib: reflected, polynomial 0xEDB88320.
 inline UInt<32> crc32(const Byte* bytes, int count) {
     UInt<32> crc = 0xFFFFFFFFu;

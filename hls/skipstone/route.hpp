@@ -80,8 +80,7 @@ router_product:
 
 inline ErrorCode route(State& s, const Instruction& i, UInt<32> memory_words, Status& status) {
     // The gateware begins to read the matrix that may follow; here only its address is checked.
-    const Address block_words = i.groups * STEPS_PER_GROUP + ceil_div(i.groups, GROUPS_PER_SCALE_WORD);
-    const Address words = Address(i.blocks) * block_words;
+    const Address words = Address(i.blocks) * matrix_block_words(i.groups);
     const Address ahead = words < Address(PREFETCH_WORDS) ? words : Address(PREFETCH_WORDS);
     if (!within(i.address, ahead, memory_words)) return ErrorCode::ADDRESS_RANGE;
 route_tokens:

@@ -80,6 +80,10 @@ template <class T> class stream {
 
 #endif
 
+// A pragma with macros in it.
+#define SKIPSTONE_PRAGMA_TEXT(text) _Pragma(#text)
+#define SKIPSTONE_PRAGMA(text) SKIPSTONE_PRAGMA_TEXT(text)
+
 // Natively, loops over elements vectorise only if what they call is inlined.
 #ifdef SKIPSTONE_AP_INT
 #define SKIPSTONE_ELEMENT inline
@@ -124,6 +128,5 @@ template <class T> SKIPSTONE_ELEMENT T shift_right(T x, int by) { return x >> (b
 inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 constexpr int MAX_HEAD_DIM = 1 << HEAD_DIM_LOG2_MAX;
-constexpr int MIN_HEAD_DIM = 1 << HEAD_DIM_LOG2_MIN;
 
 }  // namespace skipstone

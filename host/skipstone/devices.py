@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import entry_points
 from inspect import signature
 from typing import Any, ClassVar
@@ -21,7 +21,15 @@ from .spec.config import CoreConfig, named_config
 from .spec.errors import ConfigError
 from .spec.image import Image
 
-__all__ = ["DEFAULT_CORE", "Device", "Run", "RunResult", "device_names", "open_device"]
+__all__ = [
+    "DEFAULT_CORE",
+    "Device",
+    "Run",
+    "RunResult",
+    "device_names",
+    "first_byte",
+    "open_device",
+]
 
 NO_TOKEN = 0xFFFFFFFF
 DEFAULT_CORE = "sim-small"
@@ -39,6 +47,11 @@ class Run:
     eos_token: int = NO_TOKEN
     mode: int = 0
 
+    def registers(self, memory_words: int, watchdog_cycles: int) -> dict[str, int]:
+        """Values of all parameter registers, by name: the run's fields and the device's two."""
+        fields = {name.upper(): value for name, value in asdict(self).items()}
+        return fields | {"MEMORY_WORDS": memory_words, "WATCHDOG_CYCLES": watchdog_cycles}
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
@@ -46,6 +59,14 @@ class RunResult:
 
     tokens_done: int
     next_token: int
+
+
+def first_byte(address: int, count: int, word_bytes: int, allocated: int) -> int:
+    """Where word `address` begins; ValueError unless `count` bytes from there are `allocated`."""
+    start = address * word_bytes
+    if address < 0 or count < 0 or start + count > allocated:
+        raise ValueError(f"bytes {start} to {start + count} lie beyond the allocated {allocated}")
+    return start
 
 
 class Device(ABC):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .devices import Device, Run, RunResult
+from .devices import Device, Run, RunResult, first_byte
 from .spec import registers
 from .spec.config import CoreConfig
 from .spec.errors import (
@@ -280,12 +280,7 @@ class SerialDevice(Device):
         return np.frombuffer(content[:count], np.uint8).copy()
 
     def _locate(self, address: int, count: int) -> int:
-        start = address * self.config.word_bytes
-        if address < 0 or count < 0 or start + count > self._bytes:
-            raise ValueError(
-                f"bytes {start} to {start + count} lie beyond the allocated {self._bytes}"
-            )
-        return start
+        return first_byte(address, count, self.config.word_bytes, self._bytes)
 
     # -- runs -------------------------------------------------------------------------------------
 
@@ -299,19 +294,9 @@ class SerialDevice(Device):
     def start(self, run: Run) -> None:
         self._idle("start")
         first, last = (BY_NAME[name].offset for name in _PARAMETERS)
-        values = {
-            "PROGRAM_ADDRESS": run.program_address,
-            "PROGRAM_LENGTH": run.program_length,
-            "POSITION": run.position,
-            "CHUNK_TOKENS": run.chunk_tokens,
-            "STEPS": run.steps,
-            "EOS_TOKEN": run.eos_token,
-            "MODE": run.mode,
-            "MEMORY_WORDS": self._bytes // self.config.word_bytes,
-            "WATCHDOG_CYCLES": self._watchdog_cycles,
-        }
+        words = self._bytes // self.config.word_bytes
         block = [0] * ((last - first) // 4 + 1)
-        for name, value in values.items():
+        for name, value in run.registers(words, self._watchdog_cycles).items():
             block[(BY_NAME[name].offset - first) // 4] = value
         self._write_registers(_PARAMETERS[0], block)
         self._write_registers("PORT_BASE_0_LOW", [0, 0])

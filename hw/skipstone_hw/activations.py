@@ -15,10 +15,7 @@ from skipstone.spec.formats import ACTIVATION_BITS
 from .layouts import MantissaPairLayout, PairKind, token_shape
 from .numeric.pipeline import delay
 
-__all__ = ["MIN_HEAD_DIM", "Activations", "LaneRead", "Region"]
-
-MIN_HEAD_DIM = 32
-"""Smallest head_dim that the buffers are sized for."""
+__all__ = ["Activations", "LaneRead", "Region"]
 
 
 class Region(enum.Enum, shape=unsigned(2)):  # type: ignore[call-arg]
@@ -60,7 +57,7 @@ class LaneRead(wiring.Signature):
 
     def __init__(self, config: CoreConfig):
         longest = max(config.max_hidden, config.max_activation)
-        groups = max(longest // config.group, config.max_query // MIN_HEAD_DIM)
+        groups = max(longest // config.group, config.max_query // config.min_head_dim)
         super().__init__(
             {
                 "en": Out(1),
@@ -125,7 +122,8 @@ class Activations(wiring.Component):
         sizes = (c.max_hidden, c.max_activation, c.max_query)
         words = [size // c.rows for size in sizes]
         groups = [
-            size // unit for size, unit in zip(sizes, (c.group, c.group, MIN_HEAD_DIM), strict=True)
+            size // unit
+            for size, unit in zip(sizes, (c.group, c.group, c.min_head_dim), strict=True)
         ]
         pair_bits = exact_log2(c.rows // 2)
         group_bits = exact_log2(c.group // 2)
@@ -141,7 +139,7 @@ class Activations(wiring.Component):
         gathered = Cat(older, pair.mantissa.as_value())
         with m.If(stored):
             m.d.sync += older.eq(gathered[2 * ACTIVATION_BITS :])
-        by_head = Signal(bits_for(c.max_query // MIN_HEAD_DIM - 1))
+        by_head = Signal(bits_for(c.max_query // c.min_head_dim - 1))
         in_query = pair_region == Region.QUERY
         m.d.comb += by_head.eq(pair.index >> (self.head_dim_log2 - 1).as_unsigned()[:3])
         group = Mux(in_query, by_head, pair.index[group_bits:])

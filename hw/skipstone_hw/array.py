@@ -28,17 +28,12 @@ from .leaf import Leaf
 from .packing import PRODUCT_BITS, ArrayMode, ColumnGroup, ColumnGroupSignature
 
 __all__ = [
-    "HEAD_DIM_LOG2_MAX",
-    "HEAD_DIM_LOG2_MIN",
     "PRODUCT_BITS",
     "Array",
     "ArrayMode",
     "column_sum_shape",
     "upper_lane",
 ]
-
-HEAD_DIM_LOG2_MIN, HEAD_DIM_LOG2_MAX = 5, 7
-"""Head dimensions of 32, 64 and 128."""
 
 
 def column_sum_shape(config: CoreConfig) -> Shape:
@@ -71,16 +66,17 @@ class Array(wiring.Component):
     lane_enable : In(T)
     mode : In(ArrayMode)
     head_dim_log2 : In(3)
-        For MIX, 5 to 7.
+        For MIX, one of `config.head_dim_log2`.
     word : In(4·R·C)
         Nibble c·R + r meets row r of column c; byte j is nibbles 2j (low) and 2j + 1 (high).
     upper_word : In(4·R·C)
-        The word of the lanes from `upper_lane` on.
+        The word of the lanes from `upper_lane` on. Without a history buffer, which is what gives
+        ATTEND a second word, all lanes meet `word`.
     rows : In(ArrayLayout(ArrayLayout(signed(12), R), T))
         LINEAR operand of each row.
     bytes : In(ArrayLayout(ArrayLayout(signed(12), R·C/2), T))
-        SCORE operand of each byte.
-    heads : In(ArrayLayout(ArrayLayout(signed(12), R·C/64), T))
+        SCORE operand of each byte, in the cycle after its word.
+    heads : In(ArrayLayout(ArrayLayout(signed(12), heads_per_word), T))
         MIX operand of each head in the word: byte j meets ``heads[j >> head_dim_log2]``.
     products : Out(ArrayLayout(ArrayLayout(signed(20), R·C/2), T))
         SCORE and MIX: operand · byte.
@@ -106,7 +102,7 @@ class Array(wiring.Component):
     def __init__(self, *, config: CoreConfig):
         self._config = config
         operand = signed(ACTIVATION_BITS)
-        heads = config.word_bytes >> HEAD_DIM_LOG2_MIN
+        heads = config.heads_per_word
 
         def lanes(shape, count: int) -> data.ArrayLayout:
             return data.ArrayLayout(data.ArrayLayout(shape, count), config.lanes)
@@ -135,8 +131,8 @@ class Array(wiring.Component):
         rows, heads = [], []
         for lane in range(c.lanes):
             rows.append(self.build_rows(m, lane, enable[lane]))
-            heads.append(self.build_heads(m, lane))
-        upper = upper_lane(c)
+            heads.append(self.build_heads(m, lane, enable[lane]))
+        upper = upper_lane(c) if c.history_words else c.lanes
         groups = [
             [
                 self.build_columns(m, first, served, word, enable, rows, heads)
@@ -174,17 +170,18 @@ class Array(wiring.Component):
             m.d.sync += [row.eq(self.rows[lane][r]) for r, row in enumerate(rows)]
         return rows
 
-    def build_heads(self, m: Module, lane: int) -> list[Signal]:
-        """The operands of MIX, for every 32 bytes."""
+    def build_heads(self, m: Module, lane: int, enable: Value) -> list[Signal]:
+        """The operands of MIX, for the bytes of every `min_head_dim`, a cycle after they came."""
+        first = self._config.head_dim_log2.start
         heads = [
-            Signal(signed(ACTIVATION_BITS), name=f"head_{lane}_{n}")
+            Signal(signed(ACTIVATION_BITS), reset_less=True, name=f"head_{lane}_{n}")
             for n in range(len(self.heads[lane]))
         ]
-        with m.Switch(self.head_dim_log2):
-            for log2 in range(HEAD_DIM_LOG2_MIN, HEAD_DIM_LOG2_MAX + 1):
+        with m.If(enable & (self.mode == ArrayMode.MIX)), m.Switch(self.head_dim_log2):
+            for log2 in self._config.head_dim_log2:
                 with m.Case(log2):
-                    m.d.comb += [
-                        head.eq(self.heads[lane][n >> (log2 - HEAD_DIM_LOG2_MIN)])
+                    m.d.sync += [
+                        head.eq(self.heads[lane][n >> (log2 - first)])
                         for n, head in enumerate(heads)
                     ]
         return heads
@@ -211,7 +208,7 @@ class Array(wiring.Component):
         group = leaf.pins
         column = c.rows // 2
         start, stop = first * column, (first + count) * column
-        each = min(column, 1 << HEAD_DIM_LOG2_MIN)  # bytes with a MIX operand of their own
+        head_columns = c.min_head_dim // column
         m.d.comb += [
             group.mode.eq(self.mode),
             group.enable.eq(enable[served.start : served.stop]),
@@ -225,6 +222,6 @@ class Array(wiring.Component):
                 .eq(self.bytes[lane].as_value()[ACTIVATION_BITS * start : ACTIVATION_BITS * stop]),
                 group.heads[n]
                 .as_value()
-                .eq(Cat(heads[lane][j >> HEAD_DIM_LOG2_MIN] for j in range(start, stop, each))),
+                .eq(Cat(heads[lane][i // head_columns] for i in range(first, first + count))),
             ]
         return group

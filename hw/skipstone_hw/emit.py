@@ -6,15 +6,16 @@ The exported module has flat ports with the names that Vivado, Vitis and cocotbe
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from amaranth.back import verilog
-from amaranth.hdl._ir import PortDirection  # what `convert` takes; amaranth is pinned
+from amaranth.hdl import _ir, _nir  # amaranth is pinned
 from amaranth.lib import wiring
 
 from skipstone.spec.config import CoreConfig
@@ -57,12 +58,34 @@ def _convert(
     members = member_ports(component.signature, component, port_names)
     ports = {}
     for label, (value, inward) in members.items():
-        ports[label] = (value, PortDirection.Input if inward else PortDirection.Output)
-    text = verilog.convert(
-        component, name=name, platform=library, ports=ports, emit_src=False,
-        strip_internal_attrs=True,
-    )  # fmt: skip
+        ports[label] = (value, _ir.PortDirection.Input if inward else _ir.PortDirection.Output)
+    with _whole_signals():
+        text = verilog.convert(
+            component, name=name, platform=library, ports=ports, emit_src=False,
+            strip_internal_attrs=True,
+        )  # fmt: skip
     return merge_registers(_CONSTANT_BLOCK.sub(r"always_comb\n\1", text))
+
+
+@contextlib.contextmanager
+def _whole_signals() -> Iterator[None]:
+    """No net for each field of each structured signal, to be seen in waveforms.
+
+    Amaranth slices the whole signal for each: of a signal with thousands of elements, that takes
+    longer than everything else together.
+    """
+
+    def emit(netlist: Any) -> None:
+        for signal, fragment in netlist.design.signal_lca.items():
+            value, signed = netlist.emit_rhs(netlist.fragment_module_idx[fragment], signal)
+            netlist.netlist.signal_fields[signal] = {(): _nir.SignalField(value, signed=signed)}
+
+    original = _ir.NetlistEmitter.emit_signal_fields
+    _ir.NetlistEmitter.emit_signal_fields = emit
+    try:
+        yield
+    finally:
+        _ir.NetlistEmitter.emit_signal_fields = original
 
 
 def emit_verilog(config: CoreConfig, *, probe: bool = False) -> str:

@@ -11,8 +11,6 @@ from .layouts import ADDRESS_BITS, MantissaPairLayout, PairKind, WriteLayout, to
 
 __all__ = ["KvWriter"]
 
-_HEAD_DIM_LOG2 = range(5, 8)
-
 
 class KvWriter(wiring.Component):
     """Writer of K and V heads into the store of `skipstone.spec.layout.KvLayout`.
@@ -79,25 +77,20 @@ class KvWriter(wiring.Component):
             }
         )
 
-    @property
-    def head_dims_log2(self) -> list[int]:
-        """Head sizes that fit a word."""
-        return [log2 for log2 in _HEAD_DIM_LOG2 if 1 << log2 <= self._config.word_bytes]
-
     def elaborate(self, platform):
         m = Module()
         c = self._config
         word_bytes_log2 = exact_log2(c.word_bytes)
 
         # The head that comes in: its newest bytes are the highest.
-        head_bytes = 1 << self.head_dims_log2[-1]
+        head_bytes = 1 << c.head_dim_log2[-1]
         gathered = Signal(8 * head_bytes, reset_less=True)
         begun = Signal()
         complete = Signal()
         moving = Signal()
         is_value = Signal(reset_less=True)
         exponent = Signal(8, reset_less=True)
-        head = Signal(range(max(2, c.max_query >> _HEAD_DIM_LOG2.start)), reset_less=True)
+        head = Signal(range(max(2, c.max_query // c.min_head_dim)), reset_less=True)
         pair = self.i.p
         wanted = (pair.kind == PairKind.KEY) | (pair.kind == PairKind.VALUE)
         m.d.comb += self.i.ready.eq(~complete | moving)
@@ -119,10 +112,10 @@ class KvWriter(wiring.Component):
         strobe = Signal(c.word_bytes)
         places_log2 = Signal(range(word_bytes_log2 + 1))
         exponent_row = Signal(16)
-        slot = Signal(_HEAD_DIM_LOG2.stop - 2)
+        slot = Signal(c.head_dim_log2[-1] - 1)
         place = Signal(len(head))
         with m.Switch(self.head_dim_log2):
-            for log2 in self.head_dims_log2:
+            for log2 in c.head_dim_log2:
                 with m.Case(log2):
                     repeats = c.word_bytes >> log2
                     m.d.comb += [

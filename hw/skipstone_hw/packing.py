@@ -15,7 +15,7 @@ from amaranth.utils import exact_log2
 from skipstone.spec.formats import ACTIVATION_BITS, KV_BITS
 from skipstone.spec.packing import MULTIPLIERS, WEIGHT_BITS, Packing
 
-__all__ = ["PRODUCT_BITS", "ArrayMode", "ColumnGroup", "ColumnGroupSignature", "heads_per_column"]
+__all__ = ["PRODUCT_BITS", "ArrayMode", "ColumnGroup", "ColumnGroupSignature"]
 
 PRODUCT_BITS = ACTIVATION_BITS + 8
 """Bits of an operand times an int8."""
@@ -30,11 +30,6 @@ class ArrayMode(enum.Enum, shape=unsigned(2)):  # type: ignore[call-arg]
     LINEAR = 0
     SCORE = 1
     MIX = 2
-
-
-def heads_per_column(rows: int) -> int:
-    """MIX operands of a column: one for every 32 of its rows / 2 bytes."""
-    return max(1, rows // 64)
 
 
 class ColumnGroupSignature(wiring.Signature):
@@ -56,7 +51,7 @@ class ColumnGroupSignature(wiring.Signature):
                 "nibbles": In(WEIGHT_BITS * rows * columns),
                 "rows": In(operand).array(lanes, rows),
                 "bytes": In(by_lane(operand, columns, column)),
-                "heads": In(by_lane(operand, columns, heads_per_column(rows))),
+                "heads": In(by_lane(operand, columns)),
                 "products": Out(by_lane(signed(PRODUCT_BITS), columns, column)),
                 "sums": Out(by_lane(signed(PRODUCT_BITS + exact_log2(column)), columns)),
             }
@@ -86,9 +81,9 @@ class ColumnGroup(wiring.Component):
     rows : In(signed(12)).array(lanes, rows)
         LINEAR operand of each row, one cycle after its weights.
     bytes : In(ArrayLayout(ArrayLayout(ArrayLayout(signed(12), rows/2), columns), lanes))
-        SCORE operand of each byte.
-    heads : In(ArrayLayout(ArrayLayout(ArrayLayout(signed(12), rows/64), columns), lanes))
-        MIX operand of each 32 bytes, or of the whole column if that is less.
+        SCORE operand of each byte, one cycle after its word.
+    heads : In(ArrayLayout(ArrayLayout(signed(12), columns), lanes))
+        MIX operand of each column, one cycle after its word.
     products : Out(ArrayLayout(ArrayLayout(ArrayLayout(signed(20), rows/2), columns), lanes))
         SCORE and MIX: operand · byte.
     sums : Out(ArrayLayout(ArrayLayout(signed(20 + log2(rows/2)), columns), lanes))
@@ -121,9 +116,11 @@ class ColumnGroup(wiring.Component):
         any_lane = self.enable.any()
         linear = [Signal(name=f"linear_{i}") for i in range(1 + _SUM_STAGES)]
         summing = [Signal(name=f"summing_{i}") for i in range(2)]
+        score = Signal()
         with m.If(any_lane):
             m.d.sync += [
                 linear[0].eq(self.mode == ArrayMode.LINEAR),
+                score.eq(self.mode == ArrayMode.SCORE),
                 summing[0].eq(self.mode != ArrayMode.MIX),
             ]
         m.d.sync += [linear[i].eq(linear[i - 1]) for i in range(1, len(linear))]
@@ -138,9 +135,8 @@ class ColumnGroup(wiring.Component):
 
         wide, weights = self.build_wide(m, any_lane)
         for lane in range(lanes):
-            operands = self.build_operands(m, lane)
             with m.If(active[0][lane]):
-                products = self.build_products(m, lane, linear[0], operands, wide, weights)
+                products = self.build_products(m, lane, linear[0], score, wide, weights)
             with m.If(active[1][lane] & summing[1]):
                 chains = self.build_terms(m, lane, linear[1], *products)
                 chains = [self.add_up(m, f"near_{lane}_{i}", c) for i, c in enumerate(chains)]
@@ -190,43 +186,26 @@ class ColumnGroup(wiring.Component):
                 weights.append(kept)
         return wide, weights
 
-    def build_operands(self, m: Module, lane: int) -> list[list[Signal]]:
-        """Stage 1: the bytes' operands, by column."""
-        half = self._rows // 2
-        columns = []
-        with m.If(self.enable[lane]):
-            for c in range(self._columns):
-                heads = self.heads[lane][c]
-                each = half // len(heads)
-                column = []
-                for j in range(half):
-                    operand = Signal(
-                        signed(ACTIVATION_BITS), reset_less=True, name=f"byte_{lane}_{c}_{j}"
-                    )
-                    with m.If(self.mode == ArrayMode.SCORE):
-                        m.d.sync += operand.eq(self.bytes[lane][c][j])
-                    with m.Elif(self.mode == ArrayMode.MIX):
-                        m.d.sync += operand.eq(heads[j // each])
-                    column.append(operand)
-                columns.append(column)
-        return columns
-
     def build_products(
         self,
         m: Module,
         lane: int,
         linear: Signal,
-        operands: list[list[Signal]],
+        score: Signal,
         wide: list[Signal],
         weights: list[list[Signal]],
     ) -> tuple[list[Signal], list[list[Signal]], list[Signal]]:
         """Stage 2: products by row, tails for their repair, the third column's products."""
         packing = self._packing
         products, tails, third = [], [], []
+
+        def byte_operand(column: int, j: int) -> Value:
+            return Mux(score, self.bytes[lane][column][j], self.heads[lane][column])
+
         for row, operand in enumerate(wide):
             x = row_operand = self.rows[lane][row]
             if row % 2 < self._columns:
-                x = Mux(linear, x, operands[row % 2][row // 2])
+                x = Mux(linear, x, byte_operand(row % 2, row // 2))
             bits = len(operand) + ACTIVATION_BITS
             product = Signal(signed(bits), reset_less=True, name=f"product_{lane}_{row}")
             m.d.sync += product.eq(x * operand)
@@ -239,12 +218,12 @@ class ColumnGroup(wiring.Component):
                 mine.append(tail)
             tails.append(mine)
         if self._columns == 3:
-            for j, operand in enumerate(operands[2]):
+            for j in range(self._rows // 2):
                 # The weights that the repair looks at are this byte's nibbles.
                 byte = Cat(weights[2 * j][1], weights[2 * j + 1][1]).as_signed()
                 product = Signal(signed(PRODUCT_BITS), reset_less=True, name=f"third_{lane}_{j}")
                 with m.If(~linear):
-                    m.d.sync += product.eq(operand * byte)
+                    m.d.sync += product.eq(byte_operand(2, j) * byte)
                 third.append(product)
         return products, tails, third
 

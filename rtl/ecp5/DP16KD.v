@@ -1,5 +1,5 @@
 // Behaviour of the ECP5's block RAM as Yosys maps memories to it, for simulating netlists; Yosys itself
-// has only a black box. No output registers, synchronous reset, both clocks rising. What real silicon
+// has only a black box. No output registers, no asynchronous reset, both clocks rising. What real silicon
 // leaves undefined, reading what the other port writes in the same cycle, gives the old content here.
 // Reference: Lattice FPGA-TN-02204, ECP5 and ECP5-5G Memory User Guide.
 `default_nettype none
@@ -9,7 +9,7 @@ module DP16KD #(
     parameter DATA_WIDTH_B = 18,
     parameter REGMODE_A = "NOREG",          // only this
     parameter REGMODE_B = "NOREG",
-    parameter RESETMODE = "SYNC",           // only this
+    parameter RESETMODE = "SYNC",           // if "ASYNC", the RST pins must stay low
     parameter ASYNC_RESET_RELEASE = "SYNC",
     parameter CSDECODE_A = "0b000",         // only this: the CS pins are low
     parameter CSDECODE_B = "0b000",
@@ -113,11 +113,13 @@ module DP16KD #(
         INITVAL_00};
 
     initial begin
-        if (REGMODE_A != "NOREG" || REGMODE_B != "NOREG" || RESETMODE != "SYNC" || CSDECODE_A != "0b000"
-            || CSDECODE_B != "0b000" || CLKAMUX != "CLKA" || CLKBMUX != "CLKB" || DATA_WIDTH_A > 36
-            || DATA_WIDTH_B > 36)
+        if (REGMODE_A != "NOREG" || REGMODE_B != "NOREG" || CSDECODE_A != "0b000" || CSDECODE_B != "0b000"
+            || CLKAMUX != "CLKA" || CLKBMUX != "CLKB" || DATA_WIDTH_A > 36 || DATA_WIDTH_B > 36)
             $error("DP16KD: this mode is not modelled");
     end
+
+    always @(posedge CLKB)
+        if (RESETMODE != "SYNC" && (RSTA || RSTB)) $error("DP16KD: asynchronous reset is not modelled");
 
     reg [17:0] rows [0:1023];
     integer row;

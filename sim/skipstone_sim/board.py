@@ -7,6 +7,7 @@ C++ (``harness/serial.cpp``); Python calls once per batch of cycles.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import select
@@ -111,6 +112,7 @@ class SimulatedBoard:
         self._handle = c_void_p(self._dll.board_create(divisor))
         self._ours, self._theirs = os.openpty()
         tty.setraw(self._theirs)
+        os.set_blocking(self._ours, False)  # whoever does not read must not stop the board
         self.place = os.ttyname(self._theirs)
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -130,7 +132,7 @@ class SimulatedBoard:
 
     def _serve(self) -> None:
         buffer = ctypes.create_string_buffer(4096)
-        quiet = 0
+        quiet, sent = 0, b""
         while not self._stop.is_set():
             ready, _, _ = select.select([self._ours], [], [], 0 if quiet < _QUIET_CYCLES else 0.02)
             with self._lock:
@@ -138,14 +140,15 @@ class SimulatedBoard:
                     data = os.read(self._ours, 4096)
                     self._dll.board_send(self._handle, data, len(data))
                     quiet = 0
-                elif quiet >= _QUIET_CYCLES:
+                elif quiet >= _QUIET_CYCLES and not sent:
                     continue
                 self._dll.board_run(self._handle, _BATCH_CYCLES)
                 count = self._dll.board_take(self._handle, buffer, len(buffer))
                 busy = count or self._dll.board_pending(self._handle)
             quiet = 0 if busy else quiet + _BATCH_CYCLES
-            if count:
-                os.write(self._ours, buffer.raw[:count])
+            sent += buffer.raw[:count]
+            with contextlib.suppress(BlockingIOError):
+                sent = sent[os.write(self._ours, sent) :]
 
     @property
     def cycles(self) -> int:

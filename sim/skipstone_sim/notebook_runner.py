@@ -9,6 +9,7 @@ from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
+from traitlets.config import Config
 
 __all__ = ["NOTEBOOKS", "outputs", "run_notebook"]
 
@@ -19,7 +20,9 @@ _TIMEOUT_S = 300
 def run_notebook(path: Path) -> Any:
     """The notebook with its outputs. Raises CellExecutionError if a cell fails."""
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(notebook, timeout=_TIMEOUT_S, kernel_name="python3")
+    # Sockets in the file system: the kernel needs no network, and nobody else reaches it.
+    config = Config(KernelManager={"transport": "ipc"})
+    client = NotebookClient(notebook, timeout=_TIMEOUT_S, kernel_name="python3", config=config)
     # In a thread of its own: whoever calls may have an event loop to keep.
     with ThreadPoolExecutor(1) as pool:
         pool.submit(lambda: asyncio.run(client.async_execute())).result()

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 import skipstone.spec
 import skipstone_hw
 from skipstone.cache import cached, content_key
-from skipstone.devices import Device, Run, RunResult
+from skipstone.devices import Run, RunResult
 from skipstone.spec import registers
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.errors import (
@@ -30,6 +30,7 @@ from skipstone.spec.errors import (
 )
 from skipstone.spec.registers import BY_NAME, COUNTERS, PORT_BASE, Control
 
+from .array_device import ArrayDevice
 from .verilated import (
     Channel,
     MemoryModel,
@@ -100,7 +101,7 @@ class _Window(TypedDict, total=False):
     write: bool
 
 
-class RtlDevice(Device):
+class RtlDevice(ArrayDevice):
     """The simulated core of one configuration, with its memory.
 
     Parameters
@@ -165,44 +166,15 @@ class RtlDevice(Device):
 
     def allocate(self, words: int) -> None:
         self._idle("allocate")
-        self._memory = np.zeros((words, self.config.word_bytes), np.uint8)
+        super().allocate(words)
         self._simulation.attach(self._memory)
-
-    def write(self, address: int, data: NDArray[np.uint8]) -> None:
-        raw = np.asarray(data, np.uint8).reshape(-1)
-        start = self._locate(address, raw.size)
-        self._memory.reshape(-1)[start : start + raw.size] = raw
-
-    def read(self, address: int, count: int) -> NDArray[np.uint8]:
-        start = self._locate(address, count)
-        return self._memory.reshape(-1)[start : start + count].copy()
-
-    def _locate(self, address: int, count: int) -> int:
-        start = address * self.config.word_bytes
-        if address < 0 or count < 0 or start + count > self._memory.size:
-            raise ValueError(
-                f"bytes {start} to {start + count} lie beyond the allocated {self._memory.size}"
-            )
-        return start
 
     # -- runs --------------------------------------------------------------------------------------
 
     def start(self, run: Run) -> None:
         self._idle("start")
-        values = {
-            "PROGRAM_ADDRESS": run.program_address,
-            "PROGRAM_LENGTH": run.program_length,
-            "POSITION": run.position,
-            "CHUNK_TOKENS": run.chunk_tokens,
-            "STEPS": run.steps,
-            "EOS_TOKEN": run.eos_token,
-            "MODE": run.mode,
-            "MEMORY_WORDS": len(self._memory),
-            "WATCHDOG_CYCLES": self._watchdog_cycles,
-            "IP_IER": 1,
-            "GIER": 1,
-        }
-        for name, value in values.items():
+        values = run.registers(len(self._memory), self._watchdog_cycles)
+        for name, value in (values | {"IP_IER": 1, "GIER": 1}).items():
             self._write(name, value)
         for port in range(self.config.ports):
             base = self._base(port)

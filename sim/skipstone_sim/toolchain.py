@@ -7,12 +7,14 @@ clang, out of the ``ziglang`` wheel, or what the machine has.
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import platform
 import shlex
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,7 +26,6 @@ from skipstone.spec.errors import ToolError
 __all__ = [
     "Compiler",
     "Verilator",
-    "compiler_environment",
     "find_compiler",
     "find_verilator",
     "run_tool",
@@ -84,6 +85,26 @@ class Compiler:
         commands = [(Path(name).name, *rest) for name, *rest in (self.compile, self.link)]
         return repr((commands, self.version, _processor()))
 
+    def make_object(self, *words: str | Path) -> None:
+        """Run `compile` with further words, options and files. Raises ToolError if it fails."""
+        # Runs of zig that share a cache can wait for each other forever (ziglang/zig#22453).
+        with tempfile.TemporaryDirectory(prefix="skipstone-zig-") as folder:
+            run_tool([*self.compile, *words], env=_zig_cache(Path(folder)))
+
+    def make_linked(self, *words: str | Path) -> None:
+        """Run `link` with further words, options and files. Raises ToolError if it fails."""
+        folder = cache_root() / "zig"  # kept: for the first program, zig builds its libraries
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "lock").open("w") as lock:
+            if Path(self.link[0]).name == "zig":
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            run_tool([*self.link, *words], env=_zig_cache(folder))
+
+
+def _zig_cache(folder: Path) -> dict[str, str]:
+    """The environment in which zig keeps its cache in `folder`."""
+    return {**os.environ, "ZIG_GLOBAL_CACHE_DIR": str(folder), "ZIG_LOCAL_CACHE_DIR": str(folder)}
+
 
 def run_tool(
     command: Sequence[str | Path],
@@ -140,12 +161,6 @@ def find_verilator() -> Verilator:
     )
 
 
-def compiler_environment() -> dict[str, str]:
-    """The environment of a compiler: zig's own cache goes into ours."""
-    zig = str(cache_root() / "zig")
-    return {**os.environ, "ZIG_GLOBAL_CACHE_DIR": zig, "ZIG_LOCAL_CACHE_DIR": zig}
-
-
 @lru_cache(maxsize=1)
 def find_compiler() -> Compiler:
     """``$CXX``, clang of the ziglang wheel, g++, c++ or clang++. Raises ToolError if there is none.
@@ -189,7 +204,7 @@ def find_compiler() -> Compiler:
 def _version(command: tuple[str, ...]) -> str | None:
     """First line of ``--version``, or None if the command does not run."""
     try:
-        lines = run_tool([*command, "--version"], env=compiler_environment()).strip().splitlines()
+        lines = run_tool([*command, "--version"], env=_zig_cache(cache_root() / "zig")).splitlines()
     except (ToolError, OSError):
         return None
     return lines[0] if lines else ""
@@ -223,11 +238,8 @@ def _works(compiler: Compiler) -> bool:
     def build(folder: Path) -> None:
         source, target = folder / "probe.cpp", folder / "probe.o"
         source.write_text(_PROBE)
-        environment = compiler_environment()
-        command = [*compiler.compile, "-std=c++17", "-fPIC", "-c"]
-        run_tool([*command, source, "-o", target], env=environment)
-        command = [*compiler.link, "-shared", "-Wl,--no-undefined"]
-        run_tool([*command, target, "-o", folder / "probe.so"], env=environment)
+        compiler.make_object("-std=c++17", "-fPIC", "-c", source, "-o", target)
+        compiler.make_linked("-shared", "-Wl,--no-undefined", target, "-o", folder / "probe.so")
 
     try:
         cached("toolchain", content_key(compiler.identity, _PROBE), build)

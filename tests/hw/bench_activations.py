@@ -8,7 +8,7 @@ import cocotb
 import numpy as np
 from cocotb.triggers import RisingEdge
 
-from skipstone_hw.activations import MIN_HEAD_DIM, Activations, Region
+from skipstone_hw.activations import Activations, Region
 from skipstone_hw.layouts import MantissaPairLayout, PairKind
 from skipstone_sim.bench_tools import StreamDriver, begin, bench_config, cycle, random_stall, unpack
 
@@ -34,7 +34,7 @@ class Model:
     def __init__(self) -> None:
         self.mantissa = {r: np.zeros((CONFIG.max_chunk, n), int) for r, n in SIZE.items()}
         self.exponent = {
-            r: np.zeros((CONFIG.max_chunk, n // MIN_HEAD_DIM), int) for r, n in SIZE.items()
+            r: np.zeros((CONFIG.max_chunk, n // CONFIG.min_head_dim), int) for r, n in SIZE.items()
         }
         self.largest = {r: np.zeros(CONFIG.max_chunk, int) for r in SIZE}
 

@@ -15,7 +15,7 @@ from skipstone_sim.bench_tools import begin, bench_config
 
 CONFIG = bench_config()
 LANES = CONFIG.lanes
-HEADS = CONFIG.word_bytes // 32
+HEADS = CONFIG.heads_per_word
 OPERAND_MIN, OPERAND_MAX = -2048, 2047
 Int = NDArray[np.int64]
 
@@ -45,7 +45,7 @@ class Inputs:
             return rng.integers(OPERAND_MIN, OPERAND_MAX + 1, (LANES, count))
 
         self.mode = mode
-        self.head_dim_log2 = int(rng.choice([5, 6, 7]))
+        self.head_dim_log2 = int(rng.choice(CONFIG.head_dim_log2))
         self.words = rng.integers(0, 256, (2, CONFIG.word_bytes))
         if edge:
             self.words = rng.choice([0x80, 0x88, 0x7F, 0xFF], (2, CONFIG.word_bytes))
@@ -60,7 +60,6 @@ class Inputs:
         dut.word.value = pack_lanes(self.words[0], 8)
         dut.upper_word.value = pack_lanes(self.words[1], 8)
         dut.rows.value = pack_lanes(self.rows, 12)
-        dut.bytes.value = pack_lanes(self.bytes, 12)
         dut.heads.value = pack_lanes(self.heads, 12)
         dut.lane_enable.value = self.lanes
 
@@ -103,22 +102,27 @@ async def exercise(dut: Any, cycles: int, share: float, edge: bool) -> None:
     gaps = random.Random(4)
     await begin(dut)
     sum_bits = column_sum_shape(CONFIG).width
-    history: list[Inputs | None] = []
+    history: list[Inputs | None] = [None]
     modes = list(ArrayMode)
     for n in range(cycles + Array.PIPELINE_CYCLES):
         wanted = None
         if n < cycles and gaps.random() < share:
             wanted = Inputs(rng, modes[int(rng.integers(0, 3))], edge)
             wanted.apply(dut)
+        if history[-1] is not None:
+            dut.bytes.value = pack_lanes(history[-1].bytes, 12)
         dut.valid.value = int(wanted is not None)
         history.append(wanted)
         await RisingEdge(dut.clk)
         # Values are those of the cycle that `wanted` was applied in.
-        if n >= Array.PRODUCT_CYCLES and (due := history[n - Array.PRODUCT_CYCLES]) is not None:
+        if n >= Array.PRODUCT_CYCLES and (due := history[n + 1 - Array.PRODUCT_CYCLES]) is not None:
             raw = dut.products.value.to_unsigned()
             found = unpack_lanes(raw, PRODUCT_BITS, CONFIG.word_bytes)
             check("products of lane", found, due.products(), due.lanes)
-        if n >= Array.PIPELINE_CYCLES and (due := history[n - Array.PIPELINE_CYCLES]) is not None:
+        if (
+            n >= Array.PIPELINE_CYCLES
+            and (due := history[n + 1 - Array.PIPELINE_CYCLES]) is not None
+        ):
             found = unpack_lanes(dut.sums.value.to_unsigned(), sum_bits, CONFIG.columns)
             check("sums of lane", found, due.sums(), due.lanes)
 
@@ -148,10 +152,12 @@ async def idle_lanes_hold(dut):
     first.apply(dut)
     dut.valid.value = 1
     await RisingEdge(dut.clk)
+    dut.bytes.value = pack_lanes(first.bytes, 12)
     second = Inputs(rng, ArrayMode.SCORE, False)
     second.lanes = 1
     second.apply(dut)
     await RisingEdge(dut.clk)
+    dut.bytes.value = pack_lanes(second.bytes, 12)
     third = Inputs(rng, ArrayMode.SCORE, False)
     third.lanes = (1 << LANES) - 1
     third.apply(dut)

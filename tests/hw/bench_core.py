@@ -61,19 +61,8 @@ class System:
         return np.concatenate(parts, axis=1)
 
     async def start(self, run: Run) -> None:
-        for name, value in {
-            "PROGRAM_ADDRESS": run.program_address,
-            "PROGRAM_LENGTH": run.program_length,
-            "POSITION": run.position,
-            "CHUNK_TOKENS": run.chunk_tokens,
-            "STEPS": run.steps,
-            "EOS_TOKEN": run.eos_token,
-            "MODE": run.mode,
-            "MEMORY_WORDS": self.image.words,
-            "WATCHDOG_CYCLES": WATCHDOG_CYCLES,
-            "IP_IER": 1,
-            "GIER": 1,
-        }.items():
+        values = run.registers(self.image.words, WATCHDOG_CYCLES)
+        for name, value in (values | {"IP_IER": 1, "GIER": 1}).items():
             await self.write(name, value)
         for p, stripe in enumerate(self.memory.stripes):
             await self.master.write(PORT_BASE + 8 * p, stripe.base.to_bytes(8, "little"))

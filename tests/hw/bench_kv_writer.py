@@ -23,7 +23,7 @@ from skipstone_sim.bench_tools import (
 )
 
 CONFIG = bench_config()
-HEAD_DIMS = [1 << log2 for log2 in KvWriter(config=CONFIG).head_dims_log2]
+HEAD_DIMS = [1 << log2 for log2 in CONFIG.head_dim_log2]
 LAYERS = 3
 GUARD = 0xA5
 Pair = dict[str, Any]

@@ -78,6 +78,9 @@ async def with_gaps(dut):
 async def busy(dut):
     """High from `valid` until the products are added, PIPELINE_CYCLES later."""
     await begin(dut)
+    dut.clear.value = 1
+    await cycle(dut)
+    dut.clear.value = 0
     dut.lanes.value = 1
     dut.products.value = pack(PORTS["products"].shape, np.ones(SHAPE, int).tolist())
     dut.valid.value = 1

@@ -11,7 +11,7 @@ from cocotb.triggers import RisingEdge
 from skipstone.spec.formats import PROBABILITY_FRACTION_BITS, SCORE_MAX
 from skipstone.spec.tables import EXP2, INPUT_BITS, OUTPUT_BITS
 from skipstone_hw.attention import Probabilities
-from skipstone_hw.attention.scores import ScoreEntryLayout, heads_per_word
+from skipstone_hw.attention.scores import ScoreEntryLayout
 from skipstone_sim.bench_tools import (
     StreamMonitor,
     begin,
@@ -25,7 +25,7 @@ from skipstone_sim.bench_tools import (
 )
 
 CONFIG = bench_config()
-HEADS = range(heads_per_word(CONFIG))
+HEADS = range(CONFIG.heads_per_word)
 LANES = range(bench_parameters()["lanes"])
 PORTS = Probabilities(config=CONFIG, lanes=len(LANES)).signature.members
 SPREADS = (0, 1 << 16, 1 << 18, 1 << 21, 1 << 22, SCORE_MAX)

@@ -10,7 +10,6 @@ import cocotb
 from skipstone.spec.formats import SCORE_FRACTION_BITS, SCORE_MAX
 from skipstone_hw.array import Array
 from skipstone_hw.attention import Scores
-from skipstone_hw.attention.scores import head_dim_log2_limit, heads_per_word
 from skipstone_sim.bench_tools import (
     begin,
     bench_config,
@@ -22,7 +21,7 @@ from skipstone_sim.bench_tools import (
 )
 
 CONFIG = bench_config()
-HEADS = heads_per_word(CONFIG)
+HEADS = CONFIG.heads_per_word
 LANES = range(bench_parameters()["lanes"])
 PORTS = Scores(config=CONFIG, lanes=len(LANES)).signature.members
 SUM_LIMIT = 2047 * 127 * CONFIG.rows // 2
@@ -125,7 +124,7 @@ async def round_of_tokens(dut: Any, rng: random.Random, head_dim_log2: int, stal
 async def exercise(dut: Any, stall: float) -> None:
     rng = random.Random(2)
     await begin(dut)
-    for head_dim_log2 in range(5, head_dim_log2_limit(CONFIG) + 1):
+    for head_dim_log2 in CONFIG.head_dim_log2:
         for _ in range(14):
             await round_of_tokens(dut, rng, head_dim_log2, stall)
 

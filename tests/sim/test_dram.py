@@ -3,14 +3,13 @@
 import ctypes
 import dataclasses
 import math
-import subprocess
 
 import pytest
 
 from skipstone.spec.config import CONFIGS
 from skipstone_sim.compiled import HARNESS
 from skipstone_sim.dram import DRAMS
-from skipstone_sim.toolchain import compiler_environment, find_compiler
+from skipstone_sim.toolchain import find_compiler
 from skipstone_sim.verilated import DramCycles, MemoryModel, _DramSettings
 
 # One port of a channel's width at its peak rate: a beat per cycle is 100 %.
@@ -48,12 +47,9 @@ probe(const DramSettings *settings, uint32_t latency, uint32_t beats, uint32_t b
 def probe(tmp_path_factory):
     folder = tmp_path_factory.mktemp("dram")
     (folder / "probe.cpp").write_text(PROBE)
-    compiler, flags = find_compiler(), ["-std=c++17", "-fPIC", "-O1", "-I", HARNESS]
-    for command in (
-        [*compiler.compile, *flags, "-c", folder / "probe.cpp", "-o", folder / "probe.o"],
-        [*compiler.link, "-shared", folder / "probe.o", "-o", folder / "probe.so"],
-    ):
-        subprocess.run(command, check=True, env=compiler_environment())
+    compiler, flags = find_compiler(), ("-std=c++17", "-fPIC", "-O1", "-I", HARNESS)
+    compiler.make_object(*flags, "-c", folder / "probe.cpp", "-o", folder / "probe.o")
+    compiler.make_linked("-shared", folder / "probe.o", "-o", folder / "probe.so")
     function = ctypes.CDLL(str(folder / "probe.so")).probe
     function.restype = ctypes.c_uint64
 

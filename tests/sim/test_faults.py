@@ -2,23 +2,15 @@
 
 import struct
 import zlib
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from skipstone.devices import Run
 from skipstone.spec.errors import CoreErrorCode, DeviceError, DeviceTimeoutError
-from skipstone.spec.isa import (
-    INSTRUCTION_BYTES,
-    Epilogue,
-    Flag,
-    Instruction,
-    Opcode,
-    decode_program,
-    encode_program,
-)
+from skipstone.spec.isa import INSTRUCTION_BYTES, Flag, Instruction, Opcode, encode_program
 from skipstone_sim.lockstep import Lockstep, input_records
+from skipstone_sim.malformed import ADDRESSES, MALFORMED, find, program, rewrite
 from skipstone_sim.verilated import Channel, Response
 
 pytestmark = [pytest.mark.rtl, pytest.mark.xdist_group("core")]
@@ -69,16 +61,7 @@ def fail(device, run: Run) -> DeviceError:
 
 
 def whole_run(pair: Lockstep, **changes) -> Run:
-    pair.write("input", input_records(IDS))
-    run = Run(
-        program_address=pair.image.sections["program"].address,
-        program_length=pair.image.model["program_length"],
-        position=0,
-        chunk_tokens=len(IDS),
-        steps=1,
-        mode=1,
-    )
-    return replace(run, **changes)
+    return pair.request(input_records(IDS), **({"steps": 1, "mode": 1} | changes))
 
 
 # -- the memory ------------------------------------------------------------------------------------
@@ -159,15 +142,6 @@ def test_the_sequence_survives_an_error(tiny):
 
 # -- the request -----------------------------------------------------------------------------------
 
-
-def check_both_fail(pair: Lockstep, run: Run, code: CoreErrorCode) -> int:
-    """Golden and gateware end in the same error; the instruction it happened at."""
-    with pytest.raises(DeviceError) as caught:
-        pair.run(run)
-    assert caught.value.code is code
-    return caught.value.pc
-
-
 EMBED_PC = 3
 
 
@@ -177,14 +151,14 @@ def test_chunks_of_impossible_length(both, name):
     length = {"none": 0, "beyond": most + 1, "double": 2 * most + 1, "wraps": 1 << 16}
     length["most"] = 2**32 - 1
     run = whole_run(both, chunk_tokens=length[name])
-    assert check_both_fail(both, run, CoreErrorCode.KV_OVERFLOW) == EMBED_PC
+    assert both.fail(run, CoreErrorCode.KV_OVERFLOW) == EMBED_PC
 
 
 @pytest.mark.parametrize("position", [59, 64, 511, 512, 513, 1 << 16, 2**32 - 1])
 def test_positions_beyond_the_capacity(both, position):
     """Capacity is 64, the chunk has 6 tokens."""
     run = whole_run(both, position=position)
-    assert check_both_fail(both, run, CoreErrorCode.KV_OVERFLOW) == EMBED_PC
+    assert both.fail(run, CoreErrorCode.KV_OVERFLOW) == EMBED_PC
 
 
 def test_steps_beyond_the_capacity(tiny):
@@ -192,7 +166,7 @@ def test_steps_beyond_the_capacity(tiny):
     for position in range(6, 60, 6):
         tiny.kick(input_records(IDS), position=position)
     run = whole_run(tiny, position=60, chunk_tokens=2, steps=5)
-    assert check_both_fail(tiny, run, CoreErrorCode.KV_OVERFLOW) == EMBED_PC
+    assert tiny.fail(run, CoreErrorCode.KV_OVERFLOW) == EMBED_PC
     tiny.compare_memory()
 
 
@@ -204,7 +178,7 @@ def test_unknown_tokens(both, token, place):
     ids = list(IDS)
     ids[place] = token
     both.write("input", input_records(ids))
-    assert check_both_fail(both, run, CoreErrorCode.TOKEN_RANGE) == EMBED_PC
+    assert both.fail(run, CoreErrorCode.TOKEN_RANGE) == EMBED_PC
 
 
 # -- the program -----------------------------------------------------------------------------------
@@ -213,13 +187,13 @@ def test_unknown_tokens(both, token, place):
 @pytest.mark.parametrize("length", [0, 257, 1 << 20, 2**32 - 1])
 def test_programs_of_impossible_length(tiny, length):
     run = whole_run(tiny, program_length=length)
-    assert check_both_fail(tiny, run, CoreErrorCode.BAD_OPCODE) == 0
+    assert tiny.fail(run, CoreErrorCode.BAD_OPCODE) == 0
 
 
 def test_a_program_without_end(tiny):
     length = tiny.image.model["program_length"] - 1
     run = whole_run(tiny, program_length=length, steps=0)
-    assert check_both_fail(tiny, run, CoreErrorCode.BAD_OPCODE) == length
+    assert tiny.fail(run, CoreErrorCode.BAD_OPCODE) == length
 
 
 @pytest.mark.parametrize("bit", [0, 13, 100, 223, 224, 255])
@@ -228,66 +202,7 @@ def test_a_flipped_bit(tiny, pc, bit):
     raw = np.array(tiny.image.sections["program"].data)
     raw[pc * INSTRUCTION_BYTES + bit // 8] ^= 1 << bit % 8
     tiny.write("program", raw)
-    assert check_both_fail(tiny, whole_run(tiny), CoreErrorCode.PROGRAM_CRC) == pc
-
-
-def program(pair: Lockstep) -> list[Instruction]:
-    return decode_program(np.asarray(pair.image.sections["program"].data).tobytes())
-
-
-def rewrite(pair: Lockstep, pc: int, **fields) -> None:
-    instructions = program(pair)
-    instructions[pc] = replace(instructions[pc], **fields)
-    pair.write("program", np.frombuffer(encode_program(instructions), np.uint8))
-
-
-def find(pair: Lockstep, opcode: Opcode, epilogue: Epilogue | None = None) -> int:
-    """Index of the first such instruction."""
-    return next(
-        n
-        for n, i in enumerate(program(pair))
-        if i.opcode is opcode and epilogue in (None, i.epilogue)
-    )
-
-
-GEOMETRY_FIELDS = {
-    "head_dim 16": {"exponent": 4},
-    "head_dim 256": {"exponent": 8},
-    "head_dim negative": {"exponent": -3},
-    "head_dim wider than a word": {"exponent": 7},
-    "no queries": {"source": 0},
-    "more queries than lanes": {"source": 9},
-    "no heads": {"a": 64 << 16},
-    "more heads than the query buffer holds": {"a": 64 << 16 | 100},
-    "heads beyond count": {"a": 64 << 16 | 0xFFFF},
-    "no hidden": {"groups": 0},
-    "hidden beyond the buffer": {"groups": 9},
-    "hidden beyond count": {"groups": 0xFFFF},
-    "no layers": {"blocks": 0},
-    "layers beyond the core's": {"blocks": 17},
-    "an odd capacity": {"a": 65 << 16 | 2},
-}
-
-
-@pytest.mark.parametrize("name", GEOMETRY_FIELDS)
-def test_geometry_that_the_core_cannot_hold(both, name):
-    rewrite(both, 0, **GEOMETRY_FIELDS[name])
-    assert check_both_fail(both, whole_run(both), CoreErrorCode.BAD_OPCODE) == 0
-
-
-MALFORMED = {
-    "embedding rows": (Opcode.TABLES, None, {"groups": 9}),
-    "rope rows": (Opcode.TABLES, None, {"blocks": 0}),
-    "route layer": (Opcode.ROUTE, None, {"layer": 16}),
-    "attention layer": (Opcode.ATTEND, None, {"layer": 255}),
-    "key layer": (Opcode.LINEAR, Epilogue.KEY, {"layer": 64}),
-    "no groups": (Opcode.LINEAR, Epilogue.QUERY, {"groups": 0}),
-    "no blocks": (Opcode.LINEAR, Epilogue.SWIGLU, {"blocks": 0}),
-    "more groups than the residual has": (Opcode.LINEAR, Epilogue.LOGITS, {"groups": 3}),
-    "more groups than the buffer holds": (Opcode.LINEAR, Epilogue.RESIDUAL, {"groups": 25}),
-    "a source that does not exist": (Opcode.LINEAR, Epilogue.VALUE, {"source": 2}),
-    "a jump past the end": (Opcode.NEXT, None, {"a": 1 << 16}),
-}
+    assert tiny.fail(whole_run(tiny), CoreErrorCode.PROGRAM_CRC) == pc
 
 
 @pytest.mark.parametrize("name", MALFORMED)
@@ -299,7 +214,7 @@ def test_malformed_fields(both, name):
     both.write("input", input_records(IDS, maps=everything))
     pc = find(both, opcode, epilogue)
     rewrite(both, pc, **fields)
-    assert check_both_fail(both, run, CoreErrorCode.BAD_OPCODE) == pc
+    assert both.fail(run, CoreErrorCode.BAD_OPCODE) == pc
 
 
 def encoded(opcode: int, modes: int) -> np.ndarray:
@@ -315,7 +230,7 @@ def test_instructions_that_do_not_exist(tiny, opcode, modes):
     raw = np.array(tiny.image.sections["program"].data).reshape(-1, INSTRUCTION_BYTES)
     raw[4] = encoded(opcode, modes)
     tiny.write("program", raw)
-    assert check_both_fail(tiny, whole_run(tiny), CoreErrorCode.BAD_OPCODE) == 4
+    assert tiny.fail(whole_run(tiny), CoreErrorCode.BAD_OPCODE) == 4
 
 
 @pytest.mark.parametrize(
@@ -329,7 +244,7 @@ def test_steps_left_out(tiny, removed, pc):
     del instructions[removed]
     tiny.write("program", np.frombuffer(encode_program(instructions), np.uint8))
     run = whole_run(tiny, program_length=len(instructions))
-    assert check_both_fail(tiny, run, CoreErrorCode.BAD_OPCODE) == pc
+    assert tiny.fail(run, CoreErrorCode.BAD_OPCODE) == pc
 
 
 def test_an_empty_program(tiny):
@@ -339,19 +254,6 @@ def test_an_empty_program(tiny):
     )
     result = tiny.run(whole_run(tiny, program_length=1))
     assert (result.tokens_done, result.next_token) == (0, 0)
-
-
-ADDRESSES = {
-    "weights": (Opcode.LINEAR, Epilogue.QUERY, "address"),
-    "head": (Opcode.LINEAR, Epilogue.LOGITS, "address"),
-    "routers": (Opcode.ROUTER, None, "address"),
-    "input": (Opcode.EMBED, None, "address"),
-    "embedding": (Opcode.TABLES, None, "address"),
-    "rope": (Opcode.TABLES, None, "a"),
-    "records": (Opcode.TABLES, None, "b"),
-    "logits": (Opcode.LINEAR, Epilogue.LOGITS, "b"),
-    "kv": (Opcode.GEOMETRY, None, "address"),
-}
 
 
 @pytest.mark.parametrize("beyond", ["just", "far"])
@@ -371,7 +273,7 @@ def test_addresses_out_of_range(both, name, beyond):
 
 def test_a_program_out_of_range(both):
     run = whole_run(both, program_address=both.image.words)
-    assert check_both_fail(both, run, CoreErrorCode.ADDRESS_RANGE) == 0
+    assert both.fail(run, CoreErrorCode.ADDRESS_RANGE) == 0
 
 
 def test_flags_without_meaning_are_ignored(tiny):

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import os
 import random
+import select
 import threading
 import tty
 from collections.abc import Iterator
@@ -249,6 +250,8 @@ def raw(board, data, count):
         os.write(descriptor, data)
         answer = b""
         while len(answer) < count:
+            ready, _, _ = select.select([descriptor], [], [], 20)
+            assert ready, f"{count} bytes were to come, {answer!r} came"
             answer += os.read(descriptor, 4096)
         return answer
     finally:

@@ -84,20 +84,10 @@ class CoreProtocol:
         """Set all parameters and the interrupt, then kick the core."""
         if pending := self.get("IP_ISR"):
             self.set("IP_ISR", pending)  # writing ones toggles: whatever is pending falls
-        for name, value in {
-            "PROGRAM_ADDRESS": run.program_address,
-            "PROGRAM_LENGTH": run.program_length,
-            "POSITION": run.position,
-            "CHUNK_TOKENS": run.chunk_tokens,
-            "STEPS": run.steps,
-            "EOS_TOKEN": run.eos_token,
-            "MODE": run.mode,
-            "MEMORY_WORDS": memory_words,
-            "WATCHDOG_CYCLES": watchdog_cycles,
-            "IP_IER": _DONE,
-            "GIER": 1,
-        }.items():
+        for name, value in run.registers(memory_words, watchdog_cycles).items():
             self.set(name, value)
+        self.set("IP_IER", _DONE)
+        self.set("GIER", 1)
         for port, base in enumerate(bases):
             self.write(PORT_BASE + 8 * port, base & 0xFFFFFFFF)
             self.write(PORT_BASE + 8 * port + 4, base >> 32)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ..devices import first_byte
+
 __all__ = ["Stripes"]
 
 Sync = Callable[[int, int, int], None]
@@ -60,12 +62,7 @@ class Stripes:
 
     def check(self, address: int, count: int) -> None:
         """Raise ValueError unless `count` bytes from word `address` on are inside."""
-        end = address * self._word_bytes + count
-        if address < 0 or count < 0 or end > self.words * self._word_bytes:
-            raise ValueError(
-                f"bytes {address * self._word_bytes} to {end} lie beyond the allocated "
-                f"{self.words * self._word_bytes}"
-            )
+        first_byte(address, count, self._word_bytes, self.words * self._word_bytes)
 
     def write(
         self,

@@ -164,17 +164,7 @@ class XrtDevice(Device):
     def start(self, run: Run) -> None:
         self._idle("start")
         self._mark(run)
-        values = {
-            "PROGRAM_ADDRESS": run.program_address,
-            "PROGRAM_LENGTH": run.program_length,
-            "POSITION": run.position,
-            "CHUNK_TOKENS": run.chunk_tokens,
-            "STEPS": run.steps,
-            "EOS_TOKEN": run.eos_token,
-            "MODE": run.mode,
-            "MEMORY_WORDS": self._words().words,
-            "WATCHDOG_CYCLES": self._watchdog_cycles,
-        }
+        values = run.registers(self._words().words, self._watchdog_cycles)
         job = self._xrt.run(self._kernel)
         for argument in self._arguments:
             if argument.port is None:

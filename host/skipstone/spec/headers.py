@@ -117,6 +117,7 @@ def _config(config: CoreConfig) -> Iterator[str]:
             yield _constant(name.upper(), value)
     for name in (
         "word_bytes", "port_bytes", "steps_per_group", "groups_per_scale_word", "max_activation",
+        "tile_blocks", "tile_words",
     ):  # fmt: skip
         yield _constant(name.upper(), getattr(config, name))
     yield _constant("HEAD_DIM_LOG2_MIN", config.head_dim_log2.start)
@@ -124,8 +125,11 @@ def _config(config: CoreConfig) -> Iterator[str]:
     yield f"constexpr unsigned long long CONFIG_HASH = 0x{config.hash64:016x}ull;"
 
 
-def config_header(config: CoreConfig) -> str:
+def config_header(config: CoreConfig, *, tile_storage: str = "auto") -> str:
     """The header of one core: its fields and derived sizes, and its memory ports as macros.
+
+    `tile_storage` is the kind of memory block that Vitis HLS makes the tile buffer of: "uram",
+    "bram" or "auto".
 
     ``SKIPSTONE_PORTS`` lists the port arguments, ``SKIPSTONE_PORT_PARAMETERS`` declares them, and
     ``SKIPSTONE_FOR_PORTS(X)`` is X(0) X(1) … of each: an HLS kernel's ports are arguments
@@ -139,6 +143,7 @@ def config_header(config: CoreConfig) -> str:
             "#define SKIPSTONE_PORTS " + ", ".join(f"port_{p}" for p in ports),
             "#define SKIPSTONE_PORT_PARAMETERS " + ", ".join(f"Beat* port_{p}" for p in ports),
             "#define SKIPSTONE_FOR_PORTS(X) " + " ".join(f"X({p})" for p in ports),
+            f"#define SKIPSTONE_TILE_STORAGE {tile_storage}",
             "",
         ]
     )

@@ -17,7 +17,18 @@ from dataclasses import dataclass
 from .config import CoreConfig
 from .errors import ConfigError
 
-__all__ = ["Buffer", "buffers", "check_budget", "luts_and_ffs", "multipliers", "resources"]
+__all__ = [
+    "TILE_BUFFER",
+    "Buffer",
+    "buffers",
+    "check_budget",
+    "luts_and_ffs",
+    "memory_blocks",
+    "multipliers",
+    "resources",
+]
+
+TILE_BUFFER = "weight tile"
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,7 @@ def buffers(c: CoreConfig) -> list[Buffer]:
         Buffer("read FIFOs", c.port_bits, c.fifo_words, c.ports),
     ]
     if c.max_chunk > c.lanes:
-        found.append(Buffer("weight tile", c.word_bits, c.tile_words))
+        found.append(Buffer(TILE_BUFFER, c.word_bits, c.tile_words))
     return [buffer for buffer in found if buffer.depth > _LUT_RAM_DEPTH]
 
 
@@ -111,22 +122,30 @@ def luts_and_ffs(c: CoreConfig) -> tuple[int, int]:
     return round(lut), round(sum(t.size * t.ff for t in terms))
 
 
-def resources(c: CoreConfig, budget: Mapping[str, int]) -> dict[str, int]:
-    """What `c` takes, by the resources of `budget`.
+def memory_blocks(c: CoreConfig, budget: Mapping[str, int]) -> dict[str, tuple[str, int]]:
+    """Of each memory of `c` the resource it takes, "bram" or "uram", and how much.
 
     Memories go to UltraRAM, the deepest first, as long as there is some and it is no worse filled
     than block RAM.
     """
-    bram = uram = 0
+    found, free = {}, budget["uram"]
     for buffer in sorted(buffers(c), key=lambda b: -b.depth):
         ultra, block = buffer.blocks(_ULTRA_RAM), buffer.blocks(_BLOCK_RAM[c.dsp])
-        if uram + ultra <= budget["uram"] and 2 * ultra <= block:
-            uram += ultra
+        if ultra <= free and 2 * ultra <= block:
+            found[buffer.name] = "uram", ultra
+            free -= ultra
         else:
-            bram += block
+            found[buffer.name] = "bram", block
+    return found
+
+
+def resources(c: CoreConfig, budget: Mapping[str, int]) -> dict[str, int]:
+    """What `c` takes, by the resources of `budget`."""
     lut, ff = luts_and_ffs(c)
-    dsp = sum(multipliers(c).values())
-    return {"lut": lut, "ff": ff, "dsp": dsp, "bram": bram, "uram": uram}
+    found = {"lut": lut, "ff": ff, "dsp": sum(multipliers(c).values()), "bram": 0, "uram": 0}
+    for kind, count in memory_blocks(c, budget).values():
+        found[kind] += count
+    return found
 
 
 def check_budget(c: CoreConfig, board: str, budget: Mapping[str, int]) -> None:

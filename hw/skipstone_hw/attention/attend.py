@@ -29,7 +29,7 @@ from .mix import HALF_BITS, Mix
 from .probabilities import PROBABILITY_BITS, Probabilities
 from .queries import Queries
 from .results import Results
-from .scores import Scores, heads_per_word
+from .scores import Scores
 
 __all__ = ["Attend", "AttendCommand"]
 
@@ -178,7 +178,7 @@ class Attend(wiring.Component):
                 "array_upper_word": Out(c.word_bits),
                 "array_lanes": Out(c.lanes),
                 "array_bytes": Out(lanes(operand, c.word_bytes)),
-                "array_heads": Out(lanes(operand, heads_per_word(c))),
+                "array_heads": Out(lanes(operand, c.heads_per_word)),
                 "sums": In(lanes(column_sum_shape(c), c.columns)),
                 "products": In(lanes(signed(PRODUCT_BITS), c.word_bytes)),
                 "o": Out(stream.Signature(PairLayout(c))),
@@ -255,7 +255,7 @@ class Attend(wiring.Component):
         """Maxima and sums over the tokens of both halves, if they are of the same queries; returns
         the largest V exponents."""
         c = self._config
-        heads = heads_per_word(c)
+        heads = c.heads_per_word
         totals = results.totals
         reference = Signal(data.ArrayLayout(signed(8), heads))
         for half in halves:
@@ -325,7 +325,7 @@ class Attend(wiring.Component):
         """Token by token, head group by head group: queries, keys, values. Outputs leave while the
         next one's keys pass."""
         c, g = self._config, self.geometry
-        heads = heads_per_word(c)
+        heads = c.heads_per_word
         group_heads = Signal(range(heads + 1))
         full_group = Signal.like(group_heads)
         m.d.comb += [
@@ -507,7 +507,7 @@ class Attend(wiring.Component):
                 ),
             ]
             for name in ("key_exponent", "value_exponent"):
-                for head in range(heads_per_word(c)):
+                for head in range(c.heads_per_word):
                     m.d.comb += getattr(half.scores, name)[head].eq(
                         Mux(from_kept, kept.payload[name][head], fetched.o.payload[name][head])
                     )
@@ -531,7 +531,7 @@ class Attend(wiring.Component):
                 m.d.comb += upper.eq(
                     Mux(use.split, Mux(use.quartered, n < quarter, half is halves[0]), ~lower)
                 )
-                for head in range(heads_per_word(c)):
+                for head in range(c.heads_per_word):
                     p = Signal(PROBABILITY_BITS, name=f"p_{lane}_{head}")
                     m.d.comb += p.eq(half.probabilities.o.payload[n][head])
                     if n < c.lanes // 2:

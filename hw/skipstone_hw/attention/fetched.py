@@ -6,11 +6,9 @@ from amaranth.lib.wiring import In, Out
 
 from skipstone.spec.config import CoreConfig
 
-from ..array import HEAD_DIM_LOG2_MIN
 from ..kv_index import MissLayout
 from ..replay import ItemLayout
 from .history import KvTokenLayout
-from .scores import head_dim_log2_limit
 
 __all__ = ["Fetched"]
 
@@ -28,7 +26,7 @@ class Fetched(wiring.Component):
     Members
     -------
     head_dim_log2 : In(3)
-        5 to 7, a head no longer than a word.
+        One of `config.head_dim_log2`.
     misses : In(stream.Signature(ItemLayout(MissLayout(config))))
         From KvIndex: passes over K and V in turn.
     words : In(stream.Signature(word_bits))
@@ -82,7 +80,7 @@ class Fetched(wiring.Component):
         # The entry of the token at `slot`: K exponents of the word's heads, then V exponents.
         slot = miss.data.slot
         with m.Switch(self.head_dim_log2):
-            for log2 in range(HEAD_DIM_LOG2_MIN, head_dim_log2_limit(c) + 1):
+            for log2 in c.head_dim_log2:
                 heads = c.word_bytes >> log2
                 layout = data.ArrayLayout(data.ArrayLayout(signed(8), heads), 2)
                 entry = Signal(layout, name=f"exponents_{1 << log2}")

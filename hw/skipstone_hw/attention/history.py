@@ -12,7 +12,6 @@ from skipstone.spec.config import CoreConfig
 
 from ..held import groups_log2
 from ..replay import ItemLayout
-from .scores import heads_per_word
 
 __all__ = ["History", "HistoryWriteLayout", "KvTokenLayout"]
 
@@ -24,7 +23,7 @@ class KvTokenLayout(data.StructLayout):
     """
 
     def __init__(self, config: CoreConfig):
-        exponents = data.ArrayLayout(signed(8), heads_per_word(config))
+        exponents = data.ArrayLayout(signed(8), config.heads_per_word)
         super().__init__(
             {
                 "word": config.word_bits,
@@ -44,8 +43,8 @@ class HistoryWriteLayout(data.StructLayout):
                 "valid": 1,
                 "position": range(config.max_context),
                 "word": config.word_bits,
-                "key_exponent": data.ArrayLayout(signed(8), heads_per_word(config)),
-                "value_exponent": data.ArrayLayout(signed(8), heads_per_word(config)),
+                "key_exponent": data.ArrayLayout(signed(8), config.heads_per_word),
+                "value_exponent": data.ArrayLayout(signed(8), config.heads_per_word),
             }
         )
 
@@ -103,7 +102,7 @@ class History(wiring.Component):
         m = Module()
         c = self._config
         words_log2 = exact_log2(c.history_words)
-        exponents = data.ArrayLayout(data.ArrayLayout(signed(8), heads_per_word(c)), 2)
+        exponents = data.ArrayLayout(data.ArrayLayout(signed(8), c.heads_per_word), 2)
         m.submodules.words = words = memory.Memory(
             shape=unsigned(c.word_bits), depth=2 * c.history_words, init=[]
         )

@@ -5,7 +5,9 @@ or one after the other. The sums are exact integers, so tokens may come in any o
 one query may be spread over several lanes that are added in the end.
 """
 
-from amaranth.hdl import Module, Mux, Signal, Value, signed
+from functools import partial
+
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -15,14 +17,63 @@ from skipstone.spec.formats import PROBABILITY_FRACTION_BITS
 
 from ..array import PRODUCT_BITS, Array
 from ..layouts import ACCUMULATOR_BITS
+from ..leaf import Leaf
 from ..numeric.pipeline import delay
 
 __all__ = ["HALF_BITS", "Mix"]
 
 HALF_BITS = 11
 """Bits of a probability that enter the array at a time."""
-_SUM_BITS = PROBABILITY_FRACTION_BITS + 9
-"""One token's p · v is at most 2^PROBABILITY_FRACTION_BITS · 128."""
+_SUM_BITS = PROBABILITY_FRACTION_BITS + 8
+"""One token's p · v is at most 2^PROBABILITY_FRACTION_BITS · 127."""
+_SLICE_BYTES = 64
+
+
+class _SliceSignature(wiring.Signature):
+    """The members of `_Slice`, of the same parameters."""
+
+    def __init__(self, *, size: int, shape: Shape):
+        super().__init__(
+            {
+                "clear": In(1),
+                "add": In(1),
+                "upper": In(1),
+                "products": In(data.ArrayLayout(signed(PRODUCT_BITS), size)),
+                "pair": In(range(max(2, size // 2))),
+                "picked": Out(data.ArrayLayout(shape, 2)),
+            }
+        )
+
+
+class _Slice(wiring.Component):
+    """Accumulators of neighbouring bytes of a lane, and the two of them that `pair` says."""
+
+    clear: Signal
+    add: Signal
+    upper: Signal
+    products: data.View
+    pair: Signal
+    picked: data.View
+
+    def __init__(self, *, size: int, shape: Shape):
+        self._size, self._shape = size, shape
+        super().__init__(_SliceSignature(size=size, shape=shape))
+
+    def elaborate(self, platform):
+        m = Module()
+        sums = [
+            Signal(self._shape, name=f"sum_{byte}", reset_less=True) for byte in range(self._size)
+        ]
+        with m.If(self.clear):
+            m.d.sync += [s.eq(0) for s in sums]
+        with m.Elif(self.add):
+            for product, s in zip(self.products, sums, strict=True):
+                m.d.sync += s.eq(s + Mux(self.upper, product << HALF_BITS, product))
+        with m.Switch(self.pair):
+            for pair in range(self._size // 2):
+                with m.Case(pair):
+                    m.d.comb += self.picked.as_value().eq(Cat(sums[2 * pair], sums[2 * pair + 1]))
+        return m
 
 
 class Mix(wiring.Component):
@@ -94,24 +145,38 @@ class Mix(wiring.Component):
         upper = delay(m, self.upper, Array.PRODUCT_CYCLES, name="upper")
         m.d.comb += self.busy.eq(busy)
 
-        shape = signed(_SUM_BITS + exact_log2(c.max_context))
-        chosen: list[list[Value]] = [[], []]
+        size = {
+            "size": min(_SLICE_BYTES, c.word_bytes),
+            "shape": signed(_SUM_BITS + exact_log2(c.max_context)),
+        }
+        slice_pairs_log2 = exact_log2(size["size"] // 2)
+        total: list[Value] = [Const(0), Const(0)]
         for lane in range(c.lanes):
-            sums = [Signal(shape, name=f"sum_{lane}_{byte}") for byte in range(c.word_bytes)]
-            with m.If(self.clear):
-                m.d.sync += [s.eq(0) for s in sums]
-            with m.Elif(arriving[lane]):
-                for byte, s in enumerate(sums):
-                    product = self.products[lane][byte]
-                    m.d.sync += s.eq(s + Mux(upper[lane], product << HALF_BITS, product))
-            picked = [Signal(shape, name=f"picked_{lane}_{n}") for n in range(2)]
-            with m.If(self.lanes[lane]), m.Switch(self.pair):
-                for pair in range(c.word_bytes // 2):
-                    with m.Case(pair):
-                        m.d.comb += [p.eq(sums[2 * pair + n]) for n, p in enumerate(picked)]
-            for parts, p in zip(chosen, picked, strict=True):
-                parts.append(p)
-        for n, parts in enumerate(chosen):
-            total = Signal(shape, name=f"total_{n}")
-            m.d.comb += [total.eq(sum(parts)), self.accumulator[n].eq(total)]
+            picked = []
+            for first in range(0, c.word_bytes, size["size"]):
+                leaf = Leaf(
+                    partial(_Slice, **size),
+                    signature=_SliceSignature(**size),
+                    name="skipstone_mix_slice",
+                )
+                m.submodules[f"slice_{lane}_{first}"] = leaf
+                m.d.comb += [
+                    leaf.pins.clear.eq(self.clear),
+                    leaf.pins.add.eq(arriving[lane]),
+                    leaf.pins.upper.eq(upper[lane]),
+                    leaf.pins.products.as_value().eq(
+                        self.products[lane].as_value()[
+                            PRODUCT_BITS * first : PRODUCT_BITS * (first + size["size"])
+                        ]
+                    ),
+                    leaf.pins.pair.eq(self.pair),
+                ]
+                picked.append(leaf.pins.picked.as_value())
+            pair = Signal(leaf.pins.picked.shape(), name=f"pair_{lane}")
+            with m.If(self.lanes[lane]):
+                m.d.comb += pair.eq(
+                    Cat(picked).word_select(self.pair[slice_pairs_log2:], len(picked[0]))
+                )
+            total = [t + value for t, value in zip(total, pair, strict=True)]
+        m.d.comb += [self.accumulator[n].eq(t) for n, t in enumerate(total)]
         return m

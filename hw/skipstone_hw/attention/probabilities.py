@@ -6,6 +6,7 @@ multiplies the V mantissas directly, so that mixing is a plain integer sum in an
 """
 
 import itertools
+from functools import partial
 
 from amaranth.hdl import EnableInserter, Module, Mux, Shape, Signal, Value, signed, unsigned
 from amaranth.lib import data, stream, wiring
@@ -16,9 +17,10 @@ from skipstone.spec.config import CoreConfig
 from skipstone.spec.formats import PROBABILITY_FRACTION_BITS
 from skipstone.spec.tables import EXP2, INPUT_BITS, OUTPUT_BITS
 
+from ..leaf import Leaf
 from ..numeric.pipeline import delay
 from ..numeric.tables import TableLookup
-from .scores import ScoreCountLayout, ScoreEntryLayout, heads_per_word
+from .scores import ScoreCountLayout, ScoreEntryLayout
 
 __all__ = ["PROBABILITY_BITS", "Probabilities", "sum_shape"]
 
@@ -33,11 +35,30 @@ def sum_shape(config: CoreConfig) -> Shape:
     return unsigned(PROBABILITY_BITS + bits_for(config.max_context))
 
 
+class _ProbabilitySignature(wiring.Signature):
+    """The members of `_Probability`, of the same parameters."""
+
+    def __init__(self, *, total_shape: Shape):
+        super().__init__(
+            {
+                "step": In(1),
+                "clear": In(1),
+                "count": In(1),
+                "score": In(signed(32)),
+                "maximum": In(signed(32)),
+                "value_exponent": In(signed(8)),
+                "reference": In(signed(8)),
+                "o": Out(PROBABILITY_BITS),
+                "total": Out(total_shape),
+            }
+        )
+
+
 class _Probability(wiring.Component):
     """One lane and head: score → probability → scaled probability, and the running sum.
 
-    A free-running pipeline, one token per cycle: `o` is `PIPELINE_CYCLES` after the other inputs,
-    the probability is in `total` as soon.
+    A pipeline, one token per cycle: `o` is `PIPELINE_CYCLES` after the other inputs, the
+    probability is in `total` as soon.
 
     Parameters
     ----------
@@ -46,6 +67,8 @@ class _Probability(wiring.Component):
 
     Members
     -------
+    step : In(1)
+        Everything advances.
     clear : In(1)
         Set the sum to zero.
     count : In(1)
@@ -58,6 +81,7 @@ class _Probability(wiring.Component):
 
     PIPELINE_CYCLES = TableLookup.PIPELINE_CYCLES + 3
 
+    step: Signal
     clear: Signal
     count: Signal
     score: Signal
@@ -68,19 +92,7 @@ class _Probability(wiring.Component):
     total: Signal
 
     def __init__(self, *, total_shape: Shape):
-        super().__init__(
-            {
-                "clear": In(1),
-                "count": In(1),
-                "score": In(signed(32)),
-                "maximum": In(signed(32)),
-                "value_exponent": In(signed(8)),
-                "reference": In(signed(8)),
-                "o": Out(PROBABILITY_BITS),
-                "source": Out(1),
-                "total": Out(total_shape),
-            }
-        )
+        super().__init__(_ProbabilitySignature(total_shape=total_shape))
 
     def elaborate(self, platform):
         m = Module()
@@ -100,16 +112,19 @@ class _Probability(wiring.Component):
         scale = delay(m, _limited(gap), TableLookup.PIPELINE_CYCLES + 1, name="scale")
 
         probability = Signal(PROBABILITY_BITS, reset_less=True)
+        scaled = Signal(PROBABILITY_BITS, reset_less=True)
+        total = Signal(self.total.shape(), reset_less=True)
         one_plus = lookup.y + (1 << OUTPUT_BITS)
         m.d.sync += [
             probability.eq((one_plus << (PROBABILITY_FRACTION_BITS - OUTPUT_BITS)) >> halve),
-            self.o.eq(probability >> scale),
+            scaled.eq(probability >> scale),
         ]
         with m.If(self.clear):
-            m.d.sync += self.total.eq(0)
+            m.d.sync += total.eq(0)
         with m.Elif(self.count):
-            m.d.sync += self.total.eq(self.total + probability)
-        return m
+            m.d.sync += total.eq(total + probability)
+        m.d.comb += [self.o.eq(scaled), self.total.eq(total)]
+        return EnableInserter(self.step)(m)
 
 
 def _limited(shift: Value) -> Value:
@@ -170,7 +185,7 @@ class Probabilities(wiring.Component):
     def __init__(self, *, config: CoreConfig, lanes: int):
         self._config, self._lanes = config, lanes
         c = config
-        heads = heads_per_word(c)
+        heads = c.heads_per_word
 
         def grid(shape):
             return data.ArrayLayout(data.ArrayLayout(shape, heads), lanes)
@@ -224,11 +239,18 @@ class Probabilities(wiring.Component):
             for chain in (valid, sources):
                 m.d.sync += [b.eq(a) for a, b in itertools.pairwise(chain)]
 
+        shape = {"total_shape": sum_shape(c)}
         for lane in range(self._lanes):
-            for head in range(heads_per_word(c)):
-                unit = _Probability(total_shape=sum_shape(c))
-                m.submodules[f"unit_{lane}_{head}"] = EnableInserter(step)(unit)
+            for head in range(c.heads_per_word):
+                leaf = Leaf(
+                    partial(_Probability, **shape),
+                    signature=_ProbabilitySignature(**shape),
+                    name="skipstone_probability",
+                )
+                m.submodules[f"unit_{lane}_{head}"] = leaf
+                unit = leaf.pins
                 m.d.comb += [
+                    unit.step.eq(step),
                     unit.clear.eq(self.start),
                     unit.count.eq(valid[-2]),
                     unit.score.eq(self.entry.score[lane][head]),

@@ -1,6 +1,6 @@
 """Queries of a head group, spread over the word that their keys will meet."""
 
-from amaranth.hdl import Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, exact_log2
@@ -8,12 +8,11 @@ from amaranth.utils import bits_for, exact_log2
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.formats import ACTIVATION_BITS
 
-from ..activations import MIN_HEAD_DIM, LaneRead, Region
+from ..activations import LaneRead, Region
 from ..array import upper_lane
 from ..layouts import token_shape
 from ..numeric.pipeline import delay
 from .lanes import LaneUseLayout
-from .scores import heads_per_word
 
 __all__ = ["Queries"]
 
@@ -76,7 +75,7 @@ class Queries(wiring.Component):
                 "last": Out(1),
                 "lanes": Out(LaneRead(c)).array(c.lanes),
                 "mantissas": Out(lanes(signed(ACTIVATION_BITS), c.word_bytes)),
-                "exponents": Out(lanes(signed(8), heads_per_word(c))),
+                "exponents": Out(lanes(signed(8), c.heads_per_word)),
             }
         )
 
@@ -85,7 +84,7 @@ class Queries(wiring.Component):
         c = self._config
         words = c.columns // 2
         sweep = Signal(range(words))
-        first_head = Signal(range(c.max_query // MIN_HEAD_DIM + 1))  # of the KV head being loaded
+        first_head = Signal(range(c.max_query // c.min_head_dim + 1))  # of the KV head being loaded
         sweep_log2 = Signal(3)  # words of a head
         in_head = Signal.like(sweep)
         m.d.comb += [
@@ -105,6 +104,7 @@ class Queries(wiring.Component):
         loaded_at = delay(m, sweep, 1, name="loaded_at")
         for lane, read in enumerate(self.lanes):
             in_half = lane - upper_lane(c) if lane >= upper_lane(c) else lane
+            loaded_words: list[Value] = []
             head = Signal.like(first_head, name=f"head_{lane}")
             m.d.comb += [
                 head.eq(first_head + Mux(self.use.split, in_half, lane)),
@@ -114,16 +114,13 @@ class Queries(wiring.Component):
                 read.group.eq(head),
                 read.word.eq((head << sweep_log2) | in_head),
             ]
-            mantissas = [
-                Signal(signed(ACTIVATION_BITS), name=f"mantissa_{lane}_{j}", reset_less=True)
-                for j in range(c.word_bytes)
-            ]
-            m.d.comb += [self.mantissas[lane][j].eq(q) for j, q in enumerate(mantissas)]
             for at in range(words):
+                word = Signal(read.mantissas.shape(), name=f"word_{lane}_{at}", reset_less=True)
                 with m.If(loaded & (loaded_at == at)):
-                    part = mantissas[at * c.rows : (at + 1) * c.rows]
-                    m.d.sync += [q.eq(read.mantissas[r]) for r, q in enumerate(part)]
-            for head_in_word in range(heads_per_word(c)):
+                    m.d.sync += word.eq(read.mantissas)
+                loaded_words.append(word.as_value())
+            m.d.comb += self.mantissas[lane].as_value().eq(Cat(loaded_words))
+            for head_in_word in range(c.heads_per_word):
                 exponent = Signal(
                     signed(8), name=f"exponent_{lane}_{head_in_word}", reset_less=True
                 )

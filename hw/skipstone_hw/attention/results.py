@@ -13,7 +13,6 @@ from ..numeric.fp32 import IntToFp
 from ..numeric.tables import Reciprocal
 from .lanes import LaneUseLayout
 from .probabilities import sum_shape
-from .scores import heads_per_word
 
 __all__ = ["ResultLayout", "Results"]
 
@@ -26,8 +25,8 @@ class ResultLayout(data.StructLayout):
             {
                 "token": token_shape(config),
                 "first": 1,
-                "heads": range(heads_per_word(config) + 1),  # that are in use
-                "reference": data.ArrayLayout(signed(8), heads_per_word(config)),
+                "heads": range(config.heads_per_word + 1),  # that are in use
+                "reference": data.ArrayLayout(signed(8), config.heads_per_word),
             }
         )
 
@@ -81,7 +80,7 @@ class Results(wiring.Component):
 
     def __init__(self, *, config: CoreConfig):
         self._config = c = config
-        heads = heads_per_word(c)
+        heads = c.heads_per_word
         super().__init__(
             {
                 "head_dim_log2": In(3),
@@ -109,7 +108,7 @@ class Results(wiring.Component):
     def build_inverses(self, m: Module) -> data.View:
         """1 / Σ p of each lane and head."""
         c = self._config
-        heads = heads_per_word(c)
+        heads = c.heads_per_word
         m.submodules.total_to_float = convert = IntToFp(bits=sum_shape(c).width + 1)
         m.submodules.reciprocal = reciprocal = Reciprocal()
         number = c.lanes * heads
@@ -135,7 +134,7 @@ class Results(wiring.Component):
         result = Signal(ResultLayout(c))
         index = Signal(INDEX_BITS)
         pairs_log2 = Signal(3)  # pairs of a head
-        head, lane, pair = Signal(range(heads_per_word(c))), Signal(range(c.lanes)), Signal(6)
+        head, lane, pair = Signal(range(c.heads_per_word)), Signal(range(c.lanes)), Signal(6)
         last_pair, last_lane, last_head = Signal(), Signal(), Signal()
         upper, quarter = upper_lane(c), c.lanes // 4
         spread = Signal(c.lanes)  # lanes of query head 0

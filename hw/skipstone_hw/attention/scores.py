@@ -6,49 +6,37 @@ needed before the first probability (online normaliser; Milakov and Gimelshein, 
 split over two streams).
 """
 
-from amaranth.hdl import Module, Mux, Signal, Value, signed, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import bits_for, exact_log2
+from amaranth.utils import bits_for
 
-from skipstone.spec.config import CoreConfig
+from skipstone.spec.config import HEAD_DIM_LOG2, CoreConfig
 from skipstone.spec.formats import EXPONENT_MIN, SCORE_FRACTION_BITS, SCORE_MAX
 
-from ..array import (
-    HEAD_DIM_LOG2_MAX,
-    HEAD_DIM_LOG2_MIN,
-    PRODUCT_BITS,
-    Array,
-    column_sum_shape,
-)
+from ..array import PRODUCT_BITS, Array, column_sum_shape
+from ..leaf import Leaf
 from ..numeric.pipeline import delay
 
 __all__ = [
     "ScoreCountLayout",
     "ScoreEntryLayout",
     "Scores",
-    "head_dim_log2_limit",
-    "heads_per_word",
 ]
 
 _SCORE_MIN = -SCORE_MAX - 1
 _SCORE_BITS = 32
-_DOT_BITS = PRODUCT_BITS + HEAD_DIM_LOG2_MAX
+_DOT_BITS = PRODUCT_BITS + HEAD_DIM_LOG2[-1]
 _LEFT_MAX = 36
 """A dot product moved up so far is zero or beyond the largest score."""
 _RIGHT_MAX = 63
-
-
-def heads_per_word(config: CoreConfig) -> int:
-    """KV heads in a word at the smallest head_dim."""
-    return config.word_bytes >> HEAD_DIM_LOG2_MIN
 
 
 class ScoreEntryLayout(data.StructLayout):
     """What some lanes remember of a token between the K and the V stream, for one head group."""
 
     def __init__(self, config: CoreConfig, lanes: int):
-        heads = heads_per_word(config)
+        heads = config.heads_per_word
         super().__init__(
             {
                 "score": data.ArrayLayout(data.ArrayLayout(signed(_SCORE_BITS), heads), lanes),
@@ -64,6 +52,85 @@ class ScoreCountLayout(data.ArrayLayout):
 
     def __init__(self, config: CoreConfig):
         super().__init__(unsigned(bits_for(config.max_context)), 2)
+
+
+class _ScoreSignature(wiring.Signature):
+    """The members of `_Score`."""
+
+    def __init__(self):
+        super().__init__(
+            {
+                "clear": In(1),
+                "valid": In(4),
+                "dot": In(signed(_DOT_BITS)),
+                "query_exponent": In(signed(8)),
+                "key_exponent": In(signed(8)),
+                "score": Out(signed(_SCORE_BITS)),
+                "largest": Out(signed(_SCORE_BITS)),
+            }
+        )
+
+
+class _Score(wiring.Component):
+    """Score of one lane and head, and the running maximum.
+
+    Takes a dot product and its exponents with valid[0]; the score, dot · 2^exponent in fixed point,
+    floored and saturated, is there three cycles later, with valid[3].
+    """
+
+    clear: Signal
+    valid: Signal
+    dot: Signal
+    query_exponent: Signal
+    key_exponent: Signal
+    score: Signal
+    largest: Signal
+
+    def __init__(self):
+        super().__init__(_ScoreSignature())
+
+    def elaborate(self, platform):
+        m = Module()
+        # 1: the dot product and how far it moves up.
+        dot1 = Signal.like(self.dot, name="dot1", reset_less=True)
+        up1 = Signal(signed(10), reset_less=True)
+        with m.If(self.valid[0]):
+            m.d.sync += [
+                dot1.eq(self.dot),
+                up1.eq(self.query_exponent + self.key_exponent + SCORE_FRACTION_BITS),
+            ]
+        # 2: moved.
+        left, right = Signal(range(_LEFT_MAX + 1)), Signal(range(_RIGHT_MAX + 1))
+        moved2 = Signal(signed(_DOT_BITS + _LEFT_MAX), reset_less=True)
+        m.d.comb += [
+            left.eq(Mux(up1 > _LEFT_MAX, _LEFT_MAX, up1)),
+            right.eq(Mux(up1 < -_RIGHT_MAX, _RIGHT_MAX, -up1)),
+        ]
+        with m.If(self.valid[1]):
+            m.d.sync += moved2.eq(Mux(up1 >= 0, dot1 << left, dot1 >> right))
+        # 3: saturated.
+        score3 = Signal(signed(_SCORE_BITS), reset_less=True)
+        with m.If(self.valid[2]):
+            m.d.sync += score3.eq(moved2)
+            with m.If(moved2 > SCORE_MAX):
+                m.d.sync += score3.eq(SCORE_MAX)
+            with m.Elif(moved2 < _SCORE_MIN):
+                m.d.sync += score3.eq(_SCORE_MIN)
+        m.d.comb += [
+            self.score.eq(score3),
+            self.largest.eq(_largest(m, "largest", score3, _SCORE_MIN, self.clear, self.valid[3])),
+        ]
+        return m
+
+
+def _largest(m: Module, name: str, value: Value, least: int, clear: Value, valid: Value) -> Signal:
+    """Running maximum since `clear`."""
+    largest = Signal(value.shape(), name=name, reset_less=True)
+    with m.If(clear):
+        m.d.sync += largest.eq(least)
+    with m.Elif(valid & (value > largest)):
+        m.d.sync += largest.eq(value)
+    return largest
 
 
 class Scores(wiring.Component):
@@ -95,7 +162,7 @@ class Scores(wiring.Component):
         The array's column sums, `Array.PIPELINE_CYCLES` after `valid`.
     query_exponent : In(ArrayLayout(ArrayLayout(signed(8), heads), lanes))
     head_dim_log2 : In(3)
-        5 to 7, a head no longer than a word.
+        One of `config.head_dim_log2`.
     busy : Out(1)
         Sums or scores are on their way.
     count : Out(ScoreCountLayout(config))
@@ -131,7 +198,7 @@ class Scores(wiring.Component):
     def __init__(self, *, config: CoreConfig, lanes: int):
         self._config, self._lanes = config, lanes
         c = config
-        heads = heads_per_word(c)
+        heads = c.heads_per_word
         per_head = data.ArrayLayout(signed(8), heads)
         super().__init__(
             {
@@ -160,7 +227,7 @@ class Scores(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         c = self._config
-        heads = heads_per_word(c)
+        heads = c.heads_per_word
         m.submodules.memory = entries = memory.Memory(
             shape=ScoreEntryLayout(c, self._lanes), depth=c.max_context, init=[]
         )
@@ -189,16 +256,19 @@ class Scores(wiring.Component):
         for lane in range(self._lanes):
             dots = self.build_dots(m, lane)
             for head in range(heads):
-                exponent = self.query_exponent[lane][head] + key[head]
-                score = self.build_score(m, f"{lane}_{head}", dots[head], exponent, valid)
+                leaf = Leaf(_Score, signature=_ScoreSignature(), name="skipstone_score")
+                m.submodules[f"score_{lane}_{head}"] = leaf
                 m.d.comb += [
-                    write.data.score[lane][head].eq(score),
-                    self.maximum[lane][head].eq(
-                        self.build_largest(m, f"score_{lane}_{head}", score, _SCORE_MIN, valid[3])
-                    ),
+                    leaf.pins.clear.eq(self.clear),
+                    leaf.pins.valid.eq(Cat(valid)),
+                    leaf.pins.dot.eq(dots[head]),
+                    leaf.pins.query_exponent.eq(self.query_exponent[lane][head]),
+                    leaf.pins.key_exponent.eq(key[head]),
+                    write.data.score[lane][head].eq(leaf.pins.score),
+                    self.maximum[lane][head].eq(leaf.pins.largest),
                 ]
         for head in range(heads):
-            largest = self.build_largest(m, f"v_{head}", value[3][head], EXPONENT_MIN, valid[3])
+            largest = _largest(m, f"v_{head}", value[3][head], EXPONENT_MIN, self.clear, valid[3])
             m.d.comb += self.reference[head].eq(largest)
 
         for stream in (0, 1):
@@ -220,57 +290,13 @@ class Scores(wiring.Component):
     def build_dots(self, m: Module, lane: int) -> list[Signal]:
         """Dot product of each head: neighbouring columns added as far as the head reaches."""
         c = self._config
-        dots = [Signal(signed(_DOT_BITS), name=f"dot_{lane}_{h}") for h in range(heads_per_word(c))]
+        dots = [Signal(signed(_DOT_BITS), name=f"dot_{lane}_{h}") for h in range(c.heads_per_word)]
         level: list[Value] = [self.sums[lane][column] for column in range(c.columns)]
         with m.Switch(self.head_dim_log2):
-            for log2 in range(HEAD_DIM_LOG2_MIN, head_dim_log2_limit(c) + 1):
+            for log2 in c.head_dim_log2:
                 heads = c.word_bytes >> log2
                 while len(level) > heads:
                     level = [a + b for a, b in zip(level[::2], level[1::2], strict=True)]
                 with m.Case(log2):
                     m.d.comb += [dot.eq(sums) for dot, sums in zip(dots, level, strict=False)]
         return dots
-
-    def build_score(
-        self, m: Module, name: str, dot: Signal, exponent: Value, valid: list[Signal]
-    ) -> Signal:
-        """dot · 2^exponent in fixed point, floored, saturated; three cycles after `dot`."""
-        # 1: the dot product and how far it moves up.
-        dot1 = Signal.like(dot, name=f"dot1_{name}", reset_less=True)
-        up1 = Signal(signed(10), name=f"up1_{name}", reset_less=True)
-        with m.If(valid[0]):
-            m.d.sync += [dot1.eq(dot), up1.eq(exponent + SCORE_FRACTION_BITS)]
-        # 2: moved.
-        left, right = Signal(range(_LEFT_MAX + 1)), Signal(range(_RIGHT_MAX + 1))
-        moved2 = Signal(signed(len(dot) + _LEFT_MAX), name=f"moved2_{name}", reset_less=True)
-        m.d.comb += [
-            left.eq(Mux(up1 > _LEFT_MAX, _LEFT_MAX, up1)),
-            right.eq(Mux(up1 < -_RIGHT_MAX, _RIGHT_MAX, -up1)),
-        ]
-        with m.If(valid[1]):
-            m.d.sync += moved2.eq(Mux(up1 >= 0, dot1 << left, dot1 >> right))
-        # 3: saturated.
-        score3 = Signal(signed(_SCORE_BITS), name=f"score3_{name}", reset_less=True)
-        with m.If(valid[2]):
-            m.d.sync += score3.eq(moved2)
-            with m.If(moved2 > SCORE_MAX):
-                m.d.sync += score3.eq(SCORE_MAX)
-            with m.Elif(moved2 < _SCORE_MIN):
-                m.d.sync += score3.eq(_SCORE_MIN)
-        return score3
-
-    def build_largest(
-        self, m: Module, name: str, value: Value, least: int, valid: Signal
-    ) -> Signal:
-        """Running maximum since `clear`."""
-        largest = Signal(value.shape(), name=f"largest_{name}", init=least)
-        with m.If(self.clear):
-            m.d.sync += largest.eq(least)
-        with m.Elif(valid & (value > largest)):
-            m.d.sync += largest.eq(value)
-        return largest
-
-
-def head_dim_log2_limit(config: CoreConfig) -> int:
-    """Longest head that fits a word."""
-    return min(HEAD_DIM_LOG2_MAX, exact_log2(config.word_bytes))

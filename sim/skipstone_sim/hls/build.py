@@ -15,7 +15,7 @@ from skipstone.spec.config import CoreConfig
 from skipstone.spec.errors import ToolError
 from skipstone.spec.headers import config_header
 
-from ..toolchain import compiler_environment, find_compiler, run_tool
+from ..toolchain import find_compiler
 from .kernel import kernel_source
 
 __all__ = ["Kind", "ap_types", "build_library", "sources"]
@@ -99,10 +99,10 @@ def build_library(
         includes = [word for path in (out, *include) for word in ("-I", str(path))]
         objects = [out / f"{unit.stem}.o" for unit in units]
         for unit, target in zip(units, objects, strict=True):
-            command = [*compiler.compile, *options, *_OPTIONS[kind], *includes]
-            run_tool([*command, "-c", unit, "-o", target], env=compiler_environment())
-        command = [*compiler.link, "-shared", "-Wl,-Bsymbolic", *map(str, objects)]
-        run_tool([*command, "-o", out / "engine.so", "-lpthread"], env=compiler_environment())
+            flags = (*options, *_OPTIONS[kind], *includes)
+            compiler.make_object(*flags, "-c", unit, "-o", target)
+        target = out / "engine.so"
+        compiler.make_linked("-shared", "-Wl,-Bsymbolic", *objects, "-o", target, "-lpthread")
         for target in objects:
             target.unlink()
 

@@ -8,29 +8,46 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from skipstone.devices import Device, Run, RunResult
+from skipstone.devices import Run, RunResult
 from skipstone.spec import registers
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.errors import ConfigError, CoreErrorCode, DeviceError
 from skipstone.spec.registers import COUNTERS
 
+from ..array_device import ArrayDevice
 from .build import Kind, build_library
+from .kernel import SCALARS
 
-__all__ = ["CsimDevice", "register_values"]
+__all__ = ["STATUS_REGISTERS", "CsimDevice", "register_values", "run_result"]
 
-_STATUS = 8
+STATUS_REGISTERS = 8
+"""ERROR_CODE and what follows it, as the kernel's array has them."""
 
 
 def register_values(run: Run, memory_words: int) -> NDArray[np.uint32]:
     """The kernel's scalar arguments, in the order of `kernel.SCALARS`."""
-    values = [
-        run.program_address, run.program_length, run.position, run.chunk_tokens,
-        run.steps, run.eos_token, run.mode, memory_words,
-    ]  # fmt: skip
-    return np.array(values, np.uint32)
+    values = run.registers(memory_words, watchdog_cycles=0)
+    return np.array([values[name] for name in SCALARS], np.uint32)
 
 
-class CsimDevice(Device):
+def run_result(status: NDArray[np.uint32], config: CoreConfig) -> RunResult:
+    """What the status registers say.
+
+    Raises ConfigError if the library is of another configuration, DeviceError with the core's
+    error.
+    """
+    error, pc, done, token, version, low, high = (int(v) for v in status[:7])
+    if version != registers.VERSION or low | high << 32 != config.hash64:
+        raise ConfigError(
+            f"the engine has version {version} and configuration {low | high << 32:016x}, not "
+            f"{registers.VERSION} and {config.hash64:016x}"
+        )
+    if error:
+        raise DeviceError(CoreErrorCode(error), pc)
+    return RunResult(tokens_done=done, next_token=token)
+
+
+class CsimDevice(ArrayDevice):
     """The HLS kernel compiled for this machine, run to the end by `start`.
 
     Parameters
@@ -52,30 +69,10 @@ class CsimDevice(Device):
         self.config = config
         kind = Kind.AP_INT if ap_int else Kind.NATIVE
         self._library = build_library(config, kind, progress=progress)
-        self._memory = np.zeros((0, config.word_bytes), np.uint8)
-        self._status = np.zeros(_STATUS, np.uint32)
+        self._status = np.zeros(STATUS_REGISTERS, np.uint32)
         self._counters = np.zeros(len(COUNTERS), np.uint64)
         self._started = False
-
-    def allocate(self, words: int) -> None:
-        self._memory = np.zeros((words, self.config.word_bytes), np.uint8)
-
-    def write(self, address: int, data: NDArray[np.uint8]) -> None:
-        raw = np.asarray(data, np.uint8).reshape(-1)
-        start = self._locate(address, raw.size)
-        self._memory.reshape(-1)[start : start + raw.size] = raw
-
-    def read(self, address: int, count: int) -> NDArray[np.uint8]:
-        start = self._locate(address, count)
-        return self._memory.reshape(-1)[start : start + count].copy()
-
-    def _locate(self, address: int, count: int) -> int:
-        start = address * self.config.word_bytes
-        if address < 0 or count < 0 or start + count > self._memory.size:
-            raise ValueError(
-                f"bytes {start} to {start + count} lie beyond the allocated {self._memory.size}"
-            )
-        return start
+        self.allocate(0)
 
     def start(self, run: Run) -> None:
         values = register_values(run, len(self._memory))
@@ -86,22 +83,13 @@ class CsimDevice(Device):
             ctypes.c_void_p(self._status.ctypes.data),
             ctypes.c_void_p(self._counters.ctypes.data),
         )
-        found = int(self._status[5]) | int(self._status[6]) << 32
-        if self._status[4] != registers.VERSION or found != self.config.hash64:
-            raise ConfigError(
-                f"the kernel has version {self._status[4]} and configuration {found:016x}, not "
-                f"{registers.VERSION} and {self.config.hash64:016x}"
-            )
         self._started = True
 
     def wait(self, timeout_s: float | None = None) -> RunResult:
         if not self._started:
             raise RuntimeError("wait() without start()")
         self._started = False
-        error, pc, done, token = (int(v) for v in self._status[:4])
-        if error:
-            raise DeviceError(CoreErrorCode(error), pc)
-        return RunResult(tokens_done=done, next_token=token)
+        return run_result(self._status, self.config)
 
     def counters(self) -> dict[str, int]:
         """Those counters that do not depend on timing; the others are zero."""

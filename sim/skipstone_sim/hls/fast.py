@@ -20,16 +20,15 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from skipstone.devices import Device, Run, RunResult
-from skipstone.spec import registers
+from skipstone.devices import Device, Run, RunResult, first_byte
 from skipstone.spec.config import CoreConfig
-from skipstone.spec.errors import ConfigError, CoreErrorCode, DeviceError, DeviceTimeoutError
+from skipstone.spec.errors import ConfigError, DeviceTimeoutError
 from skipstone.spec.image import Image, Section
 from skipstone.spec.registers import COUNTERS
 
 from ..trace import TRANSFER
 from .build import Kind, build_library
-from .device import register_values
+from .device import STATUS_REGISTERS, register_values, run_result
 
 __all__ = ["FastDevice", "Products"]
 
@@ -105,7 +104,7 @@ class FastDevice(Device):
         self._handle: ctypes.c_void_p | None = ctypes.c_void_p(handle)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="skipstone-fast")
         self._future: Future[None] | None = None
-        self._status = np.zeros(8, np.uint32)
+        self._status = np.zeros(STATUS_REGISTERS, np.uint32)
         self._counters = np.zeros(len(COUNTERS), np.uint64)
         self._pieces: list[_Piece] = []
         self.allocate(0)
@@ -175,11 +174,9 @@ class FastDevice(Device):
 
     def _parts(self, address: int, count: int) -> list[tuple[NDArray[np.uint8], int]]:
         """The pieces of `count` bytes at a word, and how far into them each begins."""
-        start = address * self.config.word_bytes
+        word_bytes = self.config.word_bytes
+        start = first_byte(address, count, word_bytes, self._words * word_bytes)
         end = start + count
-        if address < 0 or count < 0 or end > self._words * self.config.word_bytes:
-            size = self._words * self.config.word_bytes
-            raise ValueError(f"bytes {start} to {end} lie beyond the allocated {size}")
         out = []
         for piece in self._pieces:
             low, high = max(start, piece.first), min(end, piece.end)
@@ -212,15 +209,7 @@ class FastDevice(Device):
         except FutureTimeoutError:
             raise DeviceTimeoutError(f"the run did not finish within {timeout_s:g} s") from None
         self._future = None
-        error, pc, done, token, version, low, high = (int(v) for v in self._status[:7])
-        if version != registers.VERSION or low | high << 32 != self.config.hash64:
-            raise ConfigError(
-                f"the engine has version {version} and configuration {low | high << 32:016x}, not "
-                f"{registers.VERSION} and {self.config.hash64:016x}"
-            )
-        if error:
-            raise DeviceError(CoreErrorCode(error), pc)
-        return RunResult(tokens_done=done, next_token=token)
+        return run_result(self._status, self.config)
 
     def counters(self) -> dict[str, int]:
         """Those counters that do not depend on timing; the others are zero."""

@@ -18,6 +18,7 @@ from skipstone.spec.boards import BOARDS, Board, Family, Memory
 from skipstone.spec.config import CoreConfig, named_config
 from skipstone.spec.headers import config_header
 from skipstone.spec.registers import VERSION, Mode
+from skipstone.spec.resources import TILE_BUFFER, memory_blocks
 
 from ..golden import GoldenDevice
 from ..walks import random_chunk, random_image
@@ -79,8 +80,9 @@ def project_files(config: CoreConfig, board: Board, sources: Path) -> dict[str, 
         "exit",
         "",
     ]
+    storage, _ = memory_blocks(config, board.budget).get(TILE_BUFFER, ("auto", 0))
     return {
-        "config.hpp": config_header(config),
+        "config.hpp": config_header(config, tile_storage=storage),
         "kernel.cpp": kernel_source(config),
         "hls_config.cfg": "\n".join(cfg),
         "run_hls.tcl": "\n".join(tcl),

@@ -19,7 +19,7 @@ CORE = named_config("sim-small")
 BIG = CoreConfig(
     name="big", rows=128, columns=32, lanes=8, ports=32, port_bits=512, group=128,
     max_hidden=8192, max_ffn=28672, max_query=8192, max_context=4096, max_chunk=64,
-    max_layers=64, max_program=512,
+    max_layers=64, max_program=512, min_head_dim=64,
 )  # fmt: skip
 SHAPE = ModelConfig(
     name="m", hidden=128, layers=2, heads=4, kv_heads=2, head_dim=32, ffn=288, vocab=300,

@@ -24,7 +24,7 @@ from skipstone.spec.errors import ConfigError, RequestError
 U280 = CoreConfig(
     name="u280", rows=128, columns=32, lanes=8, ports=32, port_bits=512, group=128,
     max_hidden=8192, max_ffn=28672, max_query=8192, max_context=4096, max_chunk=64,
-    max_layers=64, max_program=512, fifo_words=128, clock_mhz=225.0,
+    max_layers=64, max_program=512, fifo_words=128, clock_mhz=225.0, min_head_dim=64,
 )  # fmt: skip
 TARGET = board_target("u280", U280, 225.0)
 LLAMA = SHAPES["llama-2-7b"]

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from skipstone.build import build_image
 from skipstone.spec.errors import ConfigError, ToolError
 from skipstone.spec.image import Image, Section
 from skipstone_hw.boards import bitstream
-from skipstone_hw.boards.ulx3s import CONFIG, CONSTRAINTS, MEMORY_WORDS
+from skipstone_hw.boards.ulx3s import CONFIG, CONSTRAINTS, IMAGE_CONTEXT, IMAGE_MODEL, MEMORY_WORDS
 
 ROOT = Path(__file__).parents[3]
 
@@ -63,7 +64,38 @@ def test_every_pin_has_a_place():
     for name in ("clk_25mhz", "ftdi_txd", "ftdi_rxd", "btn_pwr_n", "wifi_gpio0", "led[7]"):
         assert f'LOCATE COMP "{name}" SITE' in CONSTRAINTS
         assert f'IOBUF PORT "{name}" IO_TYPE=LVCMOS33' in CONSTRAINTS
-    assert MEMORY_WORDS % 512 == 0
+
+
+def test_the_image_fits():
+    image = build_image(IMAGE_MODEL, CONFIG, kv_capacity=IMAGE_CONTEXT)
+    assert image.words <= MEMORY_WORDS
+
+
+def test_nothing_to_compare_with(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"there is no bitstream to compare with: .*skipstone.bit"
+    ):
+        bitstream.check_bitstream("ulx3s", tmp_path / "out")
+
+
+def test_another_build_is_compared(monkeypatch, tmp_path):
+    def build(board, out, *, progress=None):
+        out.mkdir()
+        (out / "skipstone.bit").write_bytes(made)
+
+    monkeypatch.setattr(bitstream, "build_bitstream", build)
+    monkeypatch.setenv("SKIPSTONE_CACHE", str(tmp_path))
+    out = tmp_path / "kept"
+    out.mkdir()
+    (out / "skipstone.bit").write_bytes(b"same")
+    (out / "report.json").write_text('{"identical_builds": 1}')
+    made = b"same"
+    bitstream.check_bitstream("ulx3s", out)
+    assert json.loads((out / "report.json").read_text()) == {"identical_builds": 2}
+    made = b"other"
+    with pytest.raises(ToolError, match="another build is not the same: sha256 d9298a10"):
+        bitstream.check_bitstream("ulx3s", out)
+    assert json.loads((out / "report.json").read_text()) == {"identical_builds": 2}
 
 
 def test_the_stored_bitstream_is_whole():
@@ -74,3 +106,4 @@ def test_the_stored_bitstream_is_whole():
     bit = (folder / "skipstone.bit").read_bytes()
     assert manifest["bitstream"] == {"bytes": len(bit), "sha256": hashlib.sha256(bit).hexdigest()}
     assert manifest["clock"]["achieved_mhz"] >= manifest["clock"]["constraint_mhz"]
+    assert manifest["configuration_hash"] == f"{CONFIG.hash64:016x}"

@@ -1,16 +1,13 @@
 """Whole programs on the HLS core, in C simulation and natively: every byte equals golden's."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from skipstone.build import build_image
-from skipstone.devices import Run
 from skipstone.spec.config import CONFIGS, CoreConfig
-from skipstone.spec.errors import CoreErrorCode, DeviceError
-from skipstone.spec.isa import Epilogue, Opcode, decode_program, encode_program
+from skipstone.spec.errors import CoreErrorCode
 from skipstone_sim.lockstep import input_records
+from skipstone_sim.malformed import ADDRESSES, MALFORMED, find, rewrite
 from skipstone_sim.walks import random_image, random_walk
 
 pytestmark = pytest.mark.xdist_group("hls")
@@ -34,8 +31,8 @@ FORMS = {
     "64 by 32": core(rows=64, columns=32, port_bits=1024, ports=8, group=64),
     "16 by 32": core(rows=16, columns=32, max_chunk=64),
     "32 by 8": core(rows=32, columns=8, ports=2),
-    "128 by 32": core(rows=128, columns=32, group=128, ports=16, port_bits=1024),
-    "128 by 4": core(rows=128, columns=4, group=128),
+    "128 by 32": core(rows=128, columns=32, group=128, ports=16, port_bits=1024, min_head_dim=64),
+    "128 by 4": core(rows=128, columns=4, group=128, min_head_dim=64),
 }
 
 ENGINES = [("ap_int", TINY), ("native", TINY), ("native", SMALL), ("fast", TINY)]
@@ -108,26 +105,16 @@ def prepared(both, **changes):
     image = random_image(both.actual.config, np.random.default_rng(7), largest=1)
     both.load(image)
     whole = [(1 << image.model["layers"]) - 1] * len(TOKENS)
-    both.write("input", input_records(TOKENS, maps=(whole, whole)))
-    run = Run(
-        program_address=image.sections["program"].address,
-        program_length=image.model["program_length"],
-        position=0,
-        chunk_tokens=len(TOKENS),
-        steps=1,
-        mode=1,
-    )
-    return replace(run, **changes)
+    records = input_records(TOKENS, maps=(whole, whole))
+    return both.request(records, **({"steps": 1, "mode": 1} | changes))
 
 
 def check_both_fail(both, run, code):
-    with pytest.raises(DeviceError) as caught:
-        both.run(run)
-    assert caught.value.code is code
+    pc = both.fail(run, code)
     # The next run is exact, without a reset.
     both.load(both.image)
     both.kick(input_records(TOKENS), steps=1, mode=1)
-    return caught.value.pc
+    return pc
 
 
 @pytest.mark.parametrize(
@@ -162,56 +149,18 @@ def test_a_flipped_bit(both, pc):
     assert check_both_fail(both, run, CoreErrorCode.PROGRAM_CRC) == pc
 
 
-def rewrite(both, opcode, epilogue, **fields):
-    program = decode_program(np.asarray(both.image.sections["program"].data).tobytes())
-    pc = next(
-        n for n, i in enumerate(program) if i.opcode is opcode and epilogue in (None, i.epilogue)
-    )
-    program[pc] = replace(program[pc], **fields)
-    both.write("program", np.frombuffer(encode_program(program), np.uint8))
-    return pc
-
-
-MALFORMED = {
-    "head_dim 16": (Opcode.GEOMETRY, None, {"exponent": 4}),
-    "no queries": (Opcode.GEOMETRY, None, {"source": 0}),
-    "heads beyond count": (Opcode.GEOMETRY, None, {"a": 64 << 16 | 0xFFFF}),
-    "hidden beyond count": (Opcode.GEOMETRY, None, {"groups": 0xFFFF}),
-    "layers beyond the core's": (Opcode.GEOMETRY, None, {"blocks": 65}),
-    "an odd capacity": (Opcode.GEOMETRY, None, {"a": 65 << 16 | 1}),
-    "embedding rows": (Opcode.TABLES, None, {"groups": 9}),
-    "route layer": (Opcode.ROUTE, None, {"layer": 16}),
-    "attention layer": (Opcode.ATTEND, None, {"layer": 255}),
-    "no groups": (Opcode.LINEAR, Epilogue.QUERY, {"groups": 0}),
-    "more groups than the buffer holds": (Opcode.LINEAR, Epilogue.RESIDUAL, {"groups": 25}),
-    "a source that does not exist": (Opcode.LINEAR, Epilogue.VALUE, {"source": 2}),
-    "a jump past the end": (Opcode.NEXT, None, {"a": 1 << 16}),
-}
-
-
 @pytest.mark.parametrize("name", MALFORMED)
 def test_malformed_fields(both, name):
     run = prepared(both)
     opcode, epilogue, fields = MALFORMED[name]
-    pc = rewrite(both, opcode, epilogue, **fields)
+    pc = find(both, opcode, epilogue)
+    rewrite(both, pc, **fields)
     assert check_both_fail(both, run, CoreErrorCode.BAD_OPCODE) == pc
-
-
-ADDRESSES = {
-    "weights": (Opcode.LINEAR, Epilogue.QUERY, "address"),
-    "routers": (Opcode.ROUTER, None, "address"),
-    "input": (Opcode.EMBED, None, "address"),
-    "embedding": (Opcode.TABLES, None, "address"),
-    "rope": (Opcode.TABLES, None, "a"),
-    "records": (Opcode.TABLES, None, "b"),
-    "logits": (Opcode.LINEAR, Epilogue.LOGITS, "b"),
-    "kv": (Opcode.GEOMETRY, None, "address"),
-}
 
 
 @pytest.mark.parametrize("name", ADDRESSES)
 def test_addresses_out_of_range(both, name):
     run = prepared(both)
     opcode, epilogue, field = ADDRESSES[name]
-    rewrite(both, opcode, epilogue, **{field: both.image.words})
+    rewrite(both, find(both, opcode, epilogue), **{field: both.image.words})
     check_both_fail(both, run, CoreErrorCode.ADDRESS_RANGE)

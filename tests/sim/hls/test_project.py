@@ -11,7 +11,7 @@ from skipstone.spec.config import CONFIGS
 from skipstone_sim.hls.build import sources
 from skipstone_sim.hls.kernel import SCALARS, TOP, kernel_source
 from skipstone_sim.hls.project import HLS_BOARDS, project_files, write_project
-from skipstone_sim.toolchain import compiler_environment, find_compiler, run_tool
+from skipstone_sim.toolchain import find_compiler
 
 pytestmark = pytest.mark.xdist_group("hls")
 
@@ -82,8 +82,7 @@ def test_the_test_bench(tmp_path, broken):
     objects = [tmp_path / f"{unit.stem}.o" for unit in units]
     include = ["-I", tmp_path, "-I", sources()]
     for unit, target in zip(units, objects, strict=True):
-        command = [*compiler.compile, "-std=c++17", "-w", *include, "-c", unit, "-o", target]
-        run_tool(command, env=compiler_environment())
-    run_tool([*compiler.link, *objects, "-o", tmp_path / "bench"], env=compiler_environment())
+        compiler.make_object("-std=c++17", "-w", *include, "-c", unit, "-o", target)
+    compiler.make_linked(*objects, "-o", tmp_path / "bench")
     done = subprocess.run([tmp_path / "bench"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == int(broken), done.stdout
