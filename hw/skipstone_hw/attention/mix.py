@@ -46,7 +46,11 @@ class _SliceSignature(wiring.Signature):
 
 
 class _Slice(wiring.Component):
-    """Accumulators of neighbouring bytes of a lane, and the two of them that `pair` says."""
+    """Accumulators of neighbouring bytes of a lane, and the two of them that `pair` says.
+
+    They hold the negative sums: subtracting one of two takes a LUT for each bit, adding it two,
+    since Yosys puts what is added on the carry chain's other input, too.
+    """
 
     clear: Signal
     add: Signal
@@ -68,7 +72,7 @@ class _Slice(wiring.Component):
             m.d.sync += [s.eq(0) for s in sums]
         with m.Elif(self.add):
             for product, s in zip(self.products, sums, strict=True):
-                m.d.sync += s.eq(s + Mux(self.upper, product << HALF_BITS, product))
+                m.d.sync += s.eq(s - Mux(self.upper, product << HALF_BITS, product))
         with m.Switch(self.pair):
             for pair in range(self._size // 2):
                 with m.Case(pair):
@@ -178,5 +182,5 @@ class Mix(wiring.Component):
                     Cat(picked).word_select(self.pair[slice_pairs_log2:], len(picked[0]))
                 )
             total = [t + value for t, value in zip(total, pair, strict=True)]
-        m.d.comb += [self.accumulator[n].eq(t) for n, t in enumerate(total)]
+        m.d.comb += [self.accumulator[n].eq(-t) for n, t in enumerate(total)]
         return m
