@@ -176,7 +176,7 @@ pack_lanes:
             case Epilogue::KEY:
             case Epilogue::VALUE:
                 for (int head = 0; head < g.kv_heads; ++head)
-                    store_kv(SKIPSTONE_MEMORY, g, i.layer, ranks[t], head, i.epilogue == Epilogue::VALUE, value + head * g.head_dim);
+                    store_kv(SKIPSTONE_MEMORY, g, s.store[i.layer], ranks[t], head, i.epilogue == Epilogue::VALUE, value + head * g.head_dim);
                 break;
             case Epilogue::SWIGLU:
                 quantize<ACTIVATION_BITS>(value, kept / 2, GROUP, s.activation.mantissa[token], s.activation.exponent[token]);

@@ -79,6 +79,7 @@ router_product:
 }
 
 inline ErrorCode route(State& s, const Instruction& i, UInt<32> memory_words, Status& status) {
+    s.store[i.layer] = i.a;
     // The gateware begins to read the matrix that may follow; here only its address is checked.
     const Address block_words = i.groups * STEPS_PER_GROUP + ceil_div(i.groups, GROUPS_PER_SCALE_WORD);
     const Address words = Address(i.blocks) * block_words;

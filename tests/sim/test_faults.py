@@ -265,7 +265,6 @@ GEOMETRY_FIELDS = {
     "hidden beyond count": {"groups": 0xFFFF},
     "no layers": {"blocks": 0},
     "layers beyond the core's": {"blocks": 17},
-    "an odd capacity": {"a": 65 << 16 | 2},
 }
 
 
@@ -350,7 +349,7 @@ ADDRESSES = {
     "rope": (Opcode.TABLES, None, "a"),
     "records": (Opcode.TABLES, None, "b"),
     "logits": (Opcode.LINEAR, Epilogue.LOGITS, "b"),
-    "kv": (Opcode.GEOMETRY, None, "address"),
+    "kv": (Opcode.ROUTE, None, "a"),
 }
 
 

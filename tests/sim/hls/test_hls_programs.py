@@ -11,7 +11,7 @@ from skipstone.spec.config import CONFIGS, CoreConfig
 from skipstone.spec.errors import CoreErrorCode, DeviceError
 from skipstone.spec.isa import Epilogue, Opcode, decode_program, encode_program
 from skipstone_sim.lockstep import input_records
-from skipstone_sim.walks import random_image, random_walk
+from skipstone_sim.walks import random_image, random_walk, with_rooms
 
 pytestmark = pytest.mark.xdist_group("hls")
 
@@ -98,6 +98,15 @@ def test_up_to_the_capacity(both):
         position += n
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_stores_that_fill(both, seed):
+    rng = np.random.default_rng(seed)
+    image = random_image(both.actual.config, rng, largest=2)
+    image = with_rooms(image, rng.integers(8, 40, image.model["layers"]).tolist())
+    both.load(image)
+    assert random_walk(both, image, rng, 12) >= 2
+
+
 # -- errors ----------------------------------------------------------------------------------------
 
 TOKENS = [1, 0, 1, 1]
@@ -178,7 +187,6 @@ MALFORMED = {
     "heads beyond count": (Opcode.GEOMETRY, None, {"a": 64 << 16 | 0xFFFF}),
     "hidden beyond count": (Opcode.GEOMETRY, None, {"groups": 0xFFFF}),
     "layers beyond the core's": (Opcode.GEOMETRY, None, {"blocks": 65}),
-    "an odd capacity": (Opcode.GEOMETRY, None, {"a": 65 << 16 | 1}),
     "embedding rows": (Opcode.TABLES, None, {"groups": 9}),
     "route layer": (Opcode.ROUTE, None, {"layer": 16}),
     "attention layer": (Opcode.ATTEND, None, {"layer": 255}),
@@ -205,7 +213,7 @@ ADDRESSES = {
     "rope": (Opcode.TABLES, None, "a"),
     "records": (Opcode.TABLES, None, "b"),
     "logits": (Opcode.LINEAR, Epilogue.LOGITS, "b"),
-    "kv": (Opcode.GEOMETRY, None, "address"),
+    "kv": (Opcode.ROUTE, None, "a"),
 }
 
 
