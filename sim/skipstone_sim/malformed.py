@@ -6,6 +6,7 @@ The values lie beyond what the cores sim-tiny and sim-small hold, for models of 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -74,7 +75,7 @@ def find(pair: Lockstep, opcode: Opcode, epilogue: Epilogue | None = None) -> in
     )
 
 
-def rewrite(pair: Lockstep, pc: int, **fields: int) -> None:
+def rewrite(pair: Lockstep, pc: int, **fields: Any) -> None:
     """Let both devices have the image's program with these fields of one instruction changed."""
     instructions = program(pair)
     instructions[pc] = replace(instructions[pc], **fields)
