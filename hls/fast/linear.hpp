@@ -99,13 +99,9 @@ inline void finish_outputs(const Memory& memory, State& s, const Instruction& i,
 
 inline ErrorCode linear(const Memory& memory, State& s, const Instruction& i, UInt<32> mode, UInt<32> memory_words, Status& status) {
     int tokens[MAX_CHUNK];
-    const int selected = select_tokens(s, i.select, mode, tokens);
-    if (selected == 0) {
-        count_event(status, Counter::instructions_skipped, 1);
-        return ErrorCode::NONE;
-    }
-    const ErrorCode error = check_linear(s, i, mode, memory_words, tokens, selected);
-    if (error != ErrorCode::NONE) return error;
+    ErrorCode error;
+    const int selected = begin_linear(s, i, mode, memory_words, tokens, status, error);
+    if (selected == 0) return error;
     Workshop& w = *s.workshop;
     Matrix m{nullptr, i.groups, i.blocks};
     const Address words = Address(i.blocks) * m.block_words();

@@ -45,6 +45,13 @@ struct alignas(64) Operands {
     alignas(64) std::int8_t tiles[(MAX_CHUNK + TILE_TOKENS - 1) / TILE_TOKENS][MAX_LENGTH / CHUNK][TILE_TOKENS][2 * CHUNK];
 };
 
+// Of a tile's chunk, where in the group its four elements `quad` begin: four of lower nibbles, then four of
+// the upper nibbles of the same bytes.
+constexpr int tile_quad(int chunk, int quad) {
+    const int byte = chunk * (CHUNK / 2) + quad % 4 * 4, step = byte / (ROWS / 2);
+    return step * ROWS + quad / 4 * (ROWS / 2) + byte % (ROWS / 2);
+}
+
 template <class V> inline void prepare(Operands& x, const V& v, const Instruction& i, int token, int n, bool tiled) {
     const int largest = largest_exponent(v.exponent[token], i.groups);
     x.power[n] = power_of_two(largest + i.exponent - LINEAR_GUARD_BITS);
@@ -65,8 +72,11 @@ template <class V> inline void prepare(Operands& x, const V& v, const Instructio
         if (tiled)
             for (int c = 0; c < GROUP / CHUNK; ++c) {
                 std::int8_t* tile = x.tiles[n / TILE_TOKENS][g * (GROUP / CHUNK) + c][n % TILE_TOKENS];
-                std::memcpy(tile, high + c * CHUNK, CHUNK);
-                std::memcpy(tile + CHUNK, low + c * CHUNK, CHUNK);
+                for (int q = 0; q < 8; ++q) {
+                    const int from = tile_quad(c, q);
+                    std::memcpy(tile + 4 * q, high + from, 4);
+                    std::memcpy(tile + CHUNK + 4 * q, low + from, 4);
+                }
             }
     }
 }
@@ -264,6 +274,7 @@ inline void multiply_vectors(const Matrix& m, const Operands& x, int strip, int 
 #ifdef SKIPSTONE_AMX
 
 constexpr bool TILES_FIT = VECTORS_FIT;
+constexpr int TILES_AHEAD = 2;  // weights made before they are needed
 
 struct TileShape {
     std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -287,11 +298,12 @@ inline void begin_tiles() {
     _tile_loadconfig(&shape);
 }
 
-// Rows of a tile, each four elements of 16 columns: from vectors that hold 16 / VECTORS columns each,
-// the rows of elements 4 * first on, four of them (two if a column has no more in a vector).
-inline void place_rows(const __m512i* v, int first, std::int8_t (*rows)[64]) {
+// Four rows of a tile's weights, still two to a byte: four bytes of each of 16 columns. From the vectors
+// of the word that holds them (two words, if their columns are shorter), from byte 4 * first of a column on.
+inline void transpose(const __m512i* v, int first, __m512i* rows) {
     if constexpr (VECTORS == 2) {
-        for (int q = 0; q < 2; ++q) _mm512_store_si512(rows[q], shuffle(v[0], v[1], q));
+        for (int step = 0; step < 2; ++step)
+            for (int q = 0; q < 2; ++q) rows[2 * step + q] = shuffle(v[2 * step], v[2 * step + 1], q);
     } else {
         __m512i four[4];  // of each column these four
         for (int w = 0; w < 4; ++w) {
@@ -308,58 +320,79 @@ inline void place_rows(const __m512i* v, int first, std::int8_t (*rows)[64]) {
         }
         const __m512i a = shuffle(four[0], four[1], 0), b = shuffle(four[0], four[1], 1);
         const __m512i c = shuffle(four[2], four[3], 0), d = shuffle(four[2], four[3], 1);
-        _mm512_store_si512(rows[0], shuffle(a, c, 0));
-        _mm512_store_si512(rows[1], shuffle(b, d, 0));
-        _mm512_store_si512(rows[2], shuffle(a, c, 1));
-        _mm512_store_si512(rows[3], shuffle(b, d, 1));
+        rows[0] = shuffle(a, c, 0);
+        rows[1] = shuffle(b, d, 0);
+        rows[2] = shuffle(a, c, 1);
+        rows[3] = shuffle(b, d, 1);
     }
 }
 
 // A strip's weights of one chunk as a tile: eight rows of 16 w for the high bytes, eight of w for
-// the low ones; four elements of each column to a row.
+// the low ones; four elements of each column to a row, first those in the lower nibbles.
 inline void weight_tile(const StripSource& source, std::size_t group_words, int chunk, std::int8_t (*tile)[64]) {
     alignas(64) static const std::int8_t SIGNED[16] = {0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1};
     const __m512i table = _mm512_broadcast_i32x4(_mm_load_si128((const __m128i*)SIGNED));
     const __m512i nibble = _mm512_set1_epi8(0x0F), upper = _mm512_set1_epi8(char(0xF0));
-    constexpr int QUADS = ROWS / 8;                 // of one step and parity
-    constexpr int AT_ONCE = QUADS < 4 ? QUADS : 4;  // rows that place_rows makes
-    for (int row = 0; row < 8;) {
-        const int quad = chunk * 8 + row, step = quad / (2 * QUADS), parity = quad / QUADS % 2;
-        const std::size_t word = group_words + std::size_t(step) * WORD_BYTES;
-        __m512i small[VECTORS], large[VECTORS];
+    constexpr int WORDS = ROWS < CHUNK ? CHUNK / ROWS : 1;  // of a chunk
+    __m512i packed[WORDS * VECTORS], rows[4];
+    for (int word = 0; word < WORDS; ++word) {
+        const std::size_t at = group_words + std::size_t(chunk * CHUNK / ROWS + word) * WORD_BYTES;
         for (int v = 0; v < VECTORS; ++v) {
-            const __m512i packed = source.load(word, v);
-            const __m512i index = parity ? _mm512_srli_epi16(packed, 4) : packed;
-            small[v] = _mm512_shuffle_epi8(table, _mm512_and_si512(index, nibble));
-            large[v] = _mm512_and_si512(parity ? packed : _mm512_slli_epi16(packed, 4), upper);
+            packed[word * VECTORS + v] = source.load(at, v);
+            source.prefetch(at, v);
         }
-        const int end = row + (QUADS < 8 - row ? QUADS : 8 - row);
-        for (; row < end; row += AT_ONCE) {
-            const int first = (chunk * 8 + row) % QUADS;
-            place_rows(large, first, tile + row);
-            place_rows(small, first, tile + 8 + row);
-        }
+    }
+    transpose(packed, chunk * 4 % (ROWS / 8), rows);
+    for (int r = 0; r < 4; ++r) {
+        _mm512_store_si512(tile[r], _mm512_and_si512(_mm512_slli_epi16(rows[r], 4), upper));
+        _mm512_store_si512(tile[4 + r], _mm512_and_si512(rows[r], upper));
+        _mm512_store_si512(tile[8 + r], _mm512_shuffle_epi8(table, _mm512_and_si512(rows[r], nibble)));
+        _mm512_store_si512(tile[12 + r], _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(rows[r], 4), nibble)));
     }
 }
 
-inline void multiply_tiles(const Matrix& m, const Operands& x, int strip, int tokens, StripSums& sums) {
+// Sums of a strip's group and all tokens, before they are scaled and added.
+struct alignas(64) Dots {
+    std::int32_t value[(MAX_CHUNK + TILE_TOKENS - 1) / TILE_TOKENS * TILE_TOKENS][16];
+    __m512d scale[2];
+    int group;
+};
+
+// Add the terms of the tokens [from, to).
+inline void settle(const Operands& x, const Dots& dots, int from, int to, StripSums& total) {
+    for (int n = from; n < to; ++n) {
+        const __m512d factor = _mm512_set1_pd(x.factor[dots.group][n]);
+        const __m512d low = _mm512_cvtepi32_pd(_mm256_load_si256((const __m256i*)dots.value[n]));
+        const __m512d high = _mm512_cvtepi32_pd(_mm256_load_si256((const __m256i*)(dots.value[n] + 8)));
+        _mm512_store_pd(total[n], fused_floor(low, _mm512_mul_pd(dots.scale[0], factor), _mm512_load_pd(total[n])));
+        _mm512_store_pd(total[n] + 8, fused_floor(high, _mm512_mul_pd(dots.scale[1], factor), _mm512_load_pd(total[n] + 8)));
+    }
+}
+
+// While the tile unit works on a chunk, the vector units make the weights of one to come and settle
+// the group before.
+inline void multiply_tiles(const Matrix& m, const Operands& x, int strip, int tokens, StripSums& total) {
+    constexpr int CHUNKS = GROUP / CHUNK, KEPT = TILES_AHEAD + 1;
     const StripSource source{m, strip};
     const __m512i order = strip_order();
-    const int blocks = ceil_div(tokens, TILE_TOKENS);
-    alignas(64) double total[MAX_CHUNK][STRIP];
-    alignas(64) std::int32_t dots[4][TILE_TOKENS][16];
-    alignas(64) std::int8_t weights[16][64];
+    const int blocks = ceil_div(tokens, TILE_TOKENS), chunks = m.groups * CHUNKS;
+    alignas(64) std::int8_t weights[KEPT][16][64];
+    Dots dots[2];
+    const auto make_weights = [&](int chunk) {
+        if (chunk < chunks) weight_tile(source, Matrix::weights_at(chunk / CHUNKS), chunk % CHUNKS, weights[chunk % KEPT]);
+    };
     for (int n = 0; n < tokens; ++n)
         for (int c = 0; c < STRIP; ++c) total[n][c] = ROUNDER;
+    for (int c = 0; c < TILES_AHEAD; ++c) make_weights(c);
     for (int g = 0; g < m.groups; ++g) {
+        Dots &now = dots[g % 2], &before = dots[1 - g % 2];
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
         _tile_zero(3);
-        for (int c = 0; c < GROUP / CHUNK; ++c) {
-            weight_tile(source, Matrix::weights_at(g), c, weights);
-            const int chunk = g * (GROUP / CHUNK) + c;
-            _tile_loadd(5, weights, 64);
+        for (int c = 0; c < CHUNKS; ++c) {
+            const int chunk = g * CHUNKS + c;
+            _tile_loadd(5, weights[chunk % KEPT], 64);
             _tile_loadd(4, x.tiles[0][chunk], 64);
             _tile_dpbssd(0, 4, 5);
             if (blocks > 1) {
@@ -374,24 +407,20 @@ inline void multiply_tiles(const Matrix& m, const Operands& x, int strip, int to
                 _tile_loadd(4, x.tiles[3][chunk], 64);
                 _tile_dpbssd(3, 4, 5);
             }
+            make_weights(chunk + TILES_AHEAD);
+            if (g > 0) settle(x, before, c * tokens / CHUNKS, (c + 1) * tokens / CHUNKS, total);
         }
-        _tile_stored(0, dots[0], 64);
-        if (blocks > 1) _tile_stored(1, dots[1], 64);
-        if (blocks > 2) _tile_stored(2, dots[2], 64);
-        if (blocks > 3) _tile_stored(3, dots[3], 64);
+        _tile_stored(0, now.value[0], 64);
+        if (blocks > 1) _tile_stored(1, now.value[TILE_TOKENS], 64);
+        if (blocks > 2) _tile_stored(2, now.value[2 * TILE_TOKENS], 64);
+        if (blocks > 3) _tile_stored(3, now.value[3 * TILE_TOKENS], 64);
         const __m512 scales = _mm512_permutexvar_ps(order, source.scales(g));
-        const __m512d scale_low = _mm512_cvtps_pd(_mm512_castps512_ps256(scales));
-        const __m512d scale_high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(scales, 1));
-        for (int n = 0; n < tokens; ++n) {
-            const std::int32_t* dot = dots[0][n];
-            const __m512d factor = _mm512_set1_pd(x.factor[g][n]);
-            const __m512d low = _mm512_cvtepi32_pd(_mm256_load_si256((const __m256i*)dot));
-            const __m512d high = _mm512_cvtepi32_pd(_mm256_load_si256((const __m256i*)(dot + 8)));
-            _mm512_store_pd(total[n], fused_floor(low, _mm512_mul_pd(scale_low, factor), _mm512_load_pd(total[n])));
-            _mm512_store_pd(total[n] + 8, fused_floor(high, _mm512_mul_pd(scale_high, factor), _mm512_load_pd(total[n] + 8)));
-        }
+        now.scale[0] = _mm512_cvtps_pd(_mm512_castps512_ps256(scales));
+        now.scale[1] = _mm512_cvtps_pd(_mm512_extractf32x8_ps(scales, 1));
+        now.group = g;
     }
-    for (int n = 0; n < tokens; ++n) store_sums(_mm512_load_pd(total[n]), _mm512_load_pd(total[n] + 8), sums[n]);
+    settle(x, dots[1 - m.groups % 2], 0, tokens, total);
+    for (int n = 0; n < tokens; ++n) store_sums(_mm512_load_pd(total[n]), _mm512_load_pd(total[n] + 8), total[n]);
 }
 
 #endif

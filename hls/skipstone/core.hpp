@@ -41,7 +41,10 @@ inline void run(SKIPSTONE_MEMORY_PARAMETERS, const Registers& r, State& s, Histo
     status.error = ErrorCode::NONE;
     status.pc = status.tokens_done = status.next_token = 0;
     const UInt<64> errors = status.counters[int(Counter::errors)];
-    for (int n = 0; n < COUNTERS; ++n) status.counters[n] = 0;
+    for (int n = 0; n < COUNTERS; ++n) {
+#pragma HLS pipeline II=1
+        status.counters[n] = 0;
+    }
     status.counters[int(Counter::errors)] = errors;
 
     const UInt<32> length = r.program_length;

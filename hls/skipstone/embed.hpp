@@ -21,9 +21,13 @@ inline void residual_written(State& s, int token) {
 
 // Forget what lies at or behind `position`, and count what lies before it.
 inline void rewind(State& s, UInt<32> position) {
-    for (int l = 0; l < MAX_LAYERS; ++l) s.stored[l] = 0;
+    for (int l = 0; l < MAX_LAYERS; ++l) {
+#pragma HLS unroll
+        s.stored[l] = 0;
+    }
 rewind_positions:
     for (int p = 0; p < MAX_CONTEXT; ++p) {
+#pragma HLS pipeline II=1
         const bool kept = UInt<32>(p) < position;
         if (!kept) s.versions[p] = 0;
     count_layers:
@@ -52,9 +56,12 @@ read_records:
         s.forced_attention[n] = number<64>(record + INPUT_ATTENTION);
         s.forced_mlp[n] = number<64>(record + INPUT_MLP);
     }
-    for (int n = 0; n < tokens; ++n)
-        if (s.token[n] >= s.tables.vocabulary) return ErrorCode::TOKEN_RANGE;
     for (int n = 0; n < tokens; ++n) {
+#pragma HLS pipeline II=1
+        if (s.token[n] >= s.tables.vocabulary) return ErrorCode::TOKEN_RANGE;
+    }
+    for (int n = 0; n < tokens; ++n) {
+#pragma HLS pipeline II=1
         const Address row = Address(s.tables.embedding) + Address(s.token[n]) * s.tables.row_words;
         if (!within(row, s.tables.row_words, memory_words)) return ErrorCode::ADDRESS_RANGE;
     }

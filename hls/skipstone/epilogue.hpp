@@ -60,9 +60,16 @@ clear_tokens:
             ++next;
             continue;
         }
-        for (int k = 0; k < length; ++k) vectors.mantissa[n][k] = 0;
-        for (int g = 0; g < int(sizeof vectors.exponent[n] / sizeof vectors.exponent[n][0]); ++g)
+    clear_mantissas:
+        for (int k = 0; k < length; ++k) {
+#pragma HLS pipeline II=1
+            vectors.mantissa[n][k] = 0;
+        }
+    clear_exponents:
+        for (int g = 0; g < int(sizeof vectors.exponent[n] / sizeof vectors.exponent[n][0]); ++g) {
+#pragma HLS pipeline II=1
             vectors.exponent[n][g] = EXPONENT_MIN;
+        }
     }
 }
 
@@ -91,6 +98,14 @@ inline ErrorCode check_linear(const State& s, const Instruction& i, UInt<32> mod
     return ErrorCode::NONE;
 }
 
+// The tokens that a LINEAR is for; returns how many: none if it is skipped, or if `error` says why it cannot be executed.
+inline int begin_linear(const State& s, const Instruction& i, UInt<32> mode, UInt<32> memory_words, int* tokens, Status& status, ErrorCode& error) {
+    const int selected = select_tokens(s, i.select, mode, tokens);
+    if (selected == 0) count_event(status, Counter::instructions_skipped, 1);
+    error = selected == 0 ? ErrorCode::NONE : check_linear(s, i, mode, memory_words, tokens, selected);
+    return error == ErrorCode::NONE ? selected : 0;
+}
+
 // What is true once all selected tokens are through.
 inline void finish_linear(State& s, const Instruction& i, const int* tokens, int selected) {
     if (i.epilogue == Epilogue::QUERY) {
@@ -103,12 +118,14 @@ inline void finish_linear(State& s, const Instruction& i, const int* tokens, int
     }
     if (i.epilogue == Epilogue::VALUE)
         for (int n = 0; n < selected; ++n) {
+#pragma HLS pipeline II=1
             const int at = int(s.position) + tokens[n];
             s.versions[at] = s.versions[at] | UInt<64>(UInt<64>(1) << i.layer);
         }
     if (i.epilogue == Epilogue::LOGITS) {
         int next = 0;
         for (int n = 0; n < s.count; ++n) {
+#pragma HLS pipeline II=1
             if (next < selected && tokens[next] == n) ++next;
             else s.argmax[n] = 0;
         }

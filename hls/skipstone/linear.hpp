@@ -263,13 +263,9 @@ inline void linear_pass(SKIPSTONE_MEMORY_PARAMETERS, const State& s, const Instr
 
 inline ErrorCode linear(SKIPSTONE_MEMORY_PARAMETERS, State& s, const Instruction& i, UInt<32> mode, UInt<32> memory_words, Status& status) {
     int tokens[MAX_CHUNK], ranks[MAX_CHUNK];
-    const int selected = select_tokens(s, i.select, mode, tokens);
-    if (selected == 0) {
-        count_event(status, Counter::instructions_skipped, 1);
-        return ErrorCode::NONE;
-    }
-    const ErrorCode error = check_linear(s, i, mode, memory_words, tokens, selected);
-    if (error != ErrorCode::NONE) return error;
+    ErrorCode error;
+    const int selected = begin_linear(s, i, mode, memory_words, tokens, status, error);
+    if (selected == 0) return error;
     static Operand x;
 #pragma HLS array_partition variable=x.mantissa type=complete dim=2
 #pragma HLS array_partition variable=x.mantissa type=cyclic factor=ROWS dim=3

@@ -56,6 +56,7 @@ inline void write_bytes(SKIPSTONE_MEMORY_PARAMETERS, Address byte, int count, co
     Word word;
 write_bytes:
     for (int n = 0; n < count; ++n) {
+#pragma HLS pipeline
         const int place = int((byte + n) % WORD_BYTES);
         if (n == 0 || place == 0) word = read_word(SKIPSTONE_MEMORY, (byte + n) / WORD_BYTES);
         set_field<8>(word, place, data[n]);

@@ -11,7 +11,10 @@ inline ErrorCode report(SKIPSTONE_MEMORY_PARAMETERS, const State& s, UInt<32> me
 report_tokens:
     for (int n = 0; n < s.count; ++n) {
         Byte record[RECORD_BYTES];
-        for (int k = 0; k < RECORD_BYTES; ++k) record[k] = 0;
+        for (int k = 0; k < RECORD_BYTES; ++k) {
+#pragma HLS unroll
+            record[k] = 0;
+        }
         set_number<32>(record + OUTPUT_TOKEN, s.token[n]);
         set_number<32>(record + OUTPUT_NEXT_TOKEN, s.has_logits ? s.argmax[n] : UInt<32>(0));
         set_number<64>(record + OUTPUT_ATTENTION, s.attention_map[n]);

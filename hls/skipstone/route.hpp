@@ -22,7 +22,11 @@ inline ErrorCode load_router(SKIPSTONE_MEMORY_PARAMETERS, State& s, const Instru
 load_vectors:
     for (int r = 0; r < 2; ++r) {
         s.router.bias[r] = from_bits(number<32>(head + 4 * r));
-        for (int g = 0; g < groups; ++g) s.router.exponent[r][g] = Exponent(exponents[2 * g + r]);
+    load_exponents:
+        for (int g = 0; g < groups; ++g) {
+#pragma HLS pipeline II=1
+            s.router.exponent[r][g] = Exponent(exponents[2 * g + r]);
+        }
         s.router.largest[r] = largest_exponent(s.router.exponent[r], groups);
     load_mantissas:
         for (int k = 0; k < hidden; ++k) {
@@ -30,7 +34,10 @@ load_vectors:
             s.router.mantissa[r][k] = RouterMantissa(number<16>(mantissas + 4 * k + 2 * r));
         }
     }
-    for (int n = 0; n < MAX_CHUNK; ++n) s.touched[n] = false;
+    for (int n = 0; n < MAX_CHUNK; ++n) {
+#pragma HLS pipeline II=1
+        s.touched[n] = false;
+    }
     return ErrorCode::NONE;
 }
 
@@ -45,6 +52,7 @@ sum_squares:
         Int<32> squares = 0;
     square_group:
         for (int k = 0; k < GROUP; ++k) {
+#pragma HLS pipeline II=1
 #pragma HLS unroll factor=8
             const Int<32> m = s.x.mantissa[token][n * GROUP + k];
             squares = squares + m * m;
@@ -68,6 +76,7 @@ router_product:
         Int<64> dot = 0;
     router_group:
         for (int k = 0; k < GROUP; ++k) {
+#pragma HLS pipeline II=1
 #pragma HLS unroll factor=8
             dot = dot + Int<32>(s.x.mantissa[token][n * GROUP + k]) * Int<32>(s.router.mantissa[r][n * GROUP + k]);
         }

@@ -27,11 +27,10 @@ def random_image(config: CoreConfig, rng: np.random.Generator, *, largest: int =
 
     forms = [
         (head_dim, ratio, kv_heads)
-        for head_dim in (32, 64, 128)
+        for head_dim in (1 << n for n in config.head_dim_log2)
         for ratio in range(1, config.lanes + 1)
         for kv_heads in range(1, 2 * largest + 1)
-        if head_dim <= config.word_bytes
-        and head_dim * ratio * kv_heads <= min(config.max_query, 2 * largest * config.group)
+        if head_dim * ratio * kv_heads <= min(config.max_query, 2 * largest * config.group)
         and head_dim * ratio * kv_heads % config.group == 0
     ]
     head_dim, ratio, kv_heads = forms[rng.integers(len(forms))]

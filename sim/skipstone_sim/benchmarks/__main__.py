@@ -290,7 +290,8 @@ def layer_command(
 def fast_command(
     on: Annotated[list[str] | None, typer.Option(metavar="NAME", help="stories or 1b.")] = None,
     group: Annotated[
-        list[int] | None, typer.Option(help="Weights that share a scale, of the 1B shape.")
+        list[int] | None,
+        typer.Option(help="Weights that share a scale, of the 1B shape; may be repeated."),
     ] = None,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens to decode in a turn.")] = 16,
     turns: Annotated[int, typer.Option(min=1, help="Turns of each engine.")] = 3,
@@ -302,7 +303,7 @@ def fast_command(
     """Speed of the fast device beside torch."""
     from .fast import SUBJECTS, run
 
-    subjects, groups = on or list(SUBJECTS), group or [128, 32]
+    subjects, groups = on or list(SUBJECTS), group or [128]
     _report(
         "fast", lambda narrator: run(subjects, groups, tokens, turns, threads, narrator.line),
         json, on=subjects, group=groups, tokens=tokens, turns=turns, threads=threads,

@@ -15,13 +15,13 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from skipstone.build import build_image
-from skipstone.model import ModelConfig, load_checkpoint, resolve_model
+from skipstone.model import ModelConfig, load_checkpoint, named_shape, resolve_model
 from skipstone.runtime import Engine
 from skipstone.runtime.statistics import Phase
 from skipstone.spec.config import CoreConfig, named_config
@@ -40,20 +40,7 @@ SUBJECTS = ("stories", "1b")
 PREFILL = 128
 _BANDWIDTH_BYTES = 1 << 29
 
-LARGE = ModelConfig(
-    name="llama-3.2-1b",
-    hidden=2048,
-    layers=16,
-    heads=32,
-    kv_heads=8,
-    head_dim=64,
-    ffn=8192,
-    vocab=128256,
-    max_positions=1024,
-    rms_eps=1e-5,
-    rope_theta=500000.0,
-)
-"""The shape of Llama-3.2-1B."""
+LARGE = replace(named_shape("llama-3.2-1b"), max_positions=1024)
 
 
 def LARGE_CORE(group: int) -> CoreConfig:
@@ -106,7 +93,7 @@ def _fast_turn(engine: Engine, ids: list[int], tokens: int, speed: Speed) -> Non
 
 def _torch_speeds(
     shape: ModelConfig, ids: list[int], tokens: int, threads: int, turns: int,
-    between: Callable[[], None],
+    between: Callable[[], None], progress: Progress | None,
 ) -> dict[str, Speed]:  # fmt: skip
     import torch
 
@@ -115,9 +102,14 @@ def _torch_speeds(
     torch.set_num_threads(threads)
     speeds = {}
     for dtype in (torch.bfloat16, torch.float32):
+        name = str(dtype).removeprefix("torch.")
+        if progress is not None:
+            progress(f"{shape.name}: making torch's {name} weights")
         decoder = TorchDecoder(shape, dtype, PREFILL + tokens + 1)
-        speed = speeds[str(dtype).removeprefix("torch.")] = Speed()
-        for _ in range(turns):
+        speed = speeds[name] = Speed()
+        for turn in range(turns):
+            if progress is not None:
+                progress(f"{shape.name}: torch, {name}, then fast: turn {turn + 1} of {turns}")
             moments = [_now()]
             token = decoder.forward(ids, 0)
             moments.append(_now())
@@ -154,9 +146,7 @@ def _measure(
 
     turn()
     resident = _resident_bytes() - before
-    if progress is not None:
-        progress(f"torch, {shape.name}")
-    torch = _torch_speeds(shape, ids, tokens, device.threads, turns, turn)
+    torch = _torch_speeds(shape, ids, tokens, device.threads, turns, turn, progress)
 
     c = image.config
     weights = image.sections["weights"].words * c.word_bytes

@@ -26,6 +26,14 @@ SCALARS = (
 )
 """The registers that are the kernel's scalar arguments, in order."""
 
+_PARTITIONS = (
+    "x.mantissa type=cyclic factor=ROWS dim=2",
+    "activation.mantissa type=cyclic factor=ROWS dim=2",
+    "router.mantissa type=cyclic factor=8 dim=2",
+    "stored type=complete",
+)
+"""What loops read several elements of in a cycle."""
+
 
 def _pragmas(config: CoreConfig) -> list[str]:
     lines = []
@@ -65,6 +73,7 @@ def kernel_source(config: CoreConfig) -> str:
             "    UInt<32> status[STATUS_REGISTERS], UInt<64> counters[COUNTERS]) {",
             *_pragmas(config),
             "    static State state;",
+            *(f"#pragma HLS array_partition variable=state.{line}" for line in _PARTITIONS),
             "    static History history;",
             "    static Status result;",
             f"    const Registers registers = {{{fields}}};",

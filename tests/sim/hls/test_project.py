@@ -69,6 +69,23 @@ def test_project_parameters(board):
             assert os.path.exists(path), path
 
 
+@pytest.mark.parametrize(
+    ("board", "core", "storage"),
+    [
+        ("u280", "u280", "uram"),
+        ("zcu104", "zcu104", "uram"),
+        ("pynq-z2", "pynq-z2", "bram"),
+        ("kv260", "kv260", "auto"),  # a chunk is no longer than its lanes: no tile buffer
+    ],
+)
+def test_the_storage_of_the_tile_buffer(board, core, storage):
+    config = CONFIGS[core]
+    text = project_files(config, HLS_BOARDS[board], sources())["config.hpp"]
+    assert f"#define SKIPSTONE_TILE_STORAGE {storage}\n" in text
+    assert f"constexpr int TILE_BLOCKS = {config.tile_blocks};\n" in text
+    assert f"constexpr int TILE_WORDS = {config.tile_words};\n" in text
+
+
 @pytest.mark.parametrize("broken", [False, True])
 def test_the_test_bench(tmp_path, broken):
     """What Vitis would run as C simulation, with this machine's compiler; and that it can fail."""
