@@ -18,9 +18,9 @@ inline void attend_head(const std::uint8_t* kv, const State& s, int token, int h
     const Geometry& g = s.geometry;
     const Workshop& w = *s.workshop;
     const int per = g.heads_per_word(), hd = g.head_dim, count = last + 1;
-    const std::int8_t* bank = (const std::int8_t*)kv + Address(head / per) * g.bank_words() * WORD_BYTES;
-    const std::int8_t *keys = bank + head % per * hd, *values = keys + Address(g.capacity) * WORD_BYTES;
-    const std::int8_t *key_exponents = bank + head % per, *value_exponents = key_exponents + per;
+    const std::int8_t* group = (const std::int8_t*)kv + Address(head / per) * g.group_words() * WORD_BYTES;
+    const std::int8_t *keys = group + head % per * hd, *values = keys + Address(KV_BLOCK_TOKENS) * WORD_BYTES;
+    const std::int8_t *key_exponents = group + head % per, *value_exponents = key_exponents + per;
     int reference = EXPONENT_MIN;
     for (int p = 0; p < count; ++p) {
         const int e = value_exponents[w.exponent_at[p]];
@@ -90,27 +90,32 @@ inline ErrorCode attend(const Memory& memory, State& s, History& history, const 
     }
     const Geometry& g = s.geometry;
     if (!s.has_query) return ErrorCode::BAD_OPCODE;
-    for (int l = 0; l <= i.layer; ++l)
-        if (!banks_within(g, l, memory_words)) return ErrorCode::ADDRESS_RANGE;
     Workshop& w = *s.workshop;
     const int total = int(s.position) + tokens[selected - 1] + 1;
     const int per_word = g.tokens_per_exponent_word();
+    if (!versions_within(s, i.layer, total - 1, memory_words)) return ErrorCode::ADDRESS_RANGE;
+    Address first = memory_words, end = 0;  // words between which they lie
     RankWalk walk;
     walk.begin();
     for (int p = 0; p < total; ++p) {
         const Version version = walk.step(s.versions[p], i.layer);
-        const Address bank = g.bank(version.layer, 0) - g.kv;
+        const KvPlaces places(g, s.store[version.layer], version.rank, 0);
         w.version[p] = version.layer;
-        w.row_at[p] = (bank + version.rank) * WORD_BYTES;
-        w.exponent_at[p] = (bank + 2 * g.capacity + version.rank / per_word) * WORD_BYTES + version.rank % per_word * 2 * g.heads_per_word();
+        w.row_at[p] = places.key * WORD_BYTES;
+        w.exponent_at[p] = places.exponents * WORD_BYTES + version.rank % per_word * 2 * g.heads_per_word();
+        first = std::min(first, places.key);
+        end = std::max(end, places.exponents + (g.head_groups() - 1) * g.group_words() + 1);
+    }
+    for (int p = 0; p < total; ++p) {
+        w.row_at[p] -= first * WORD_BYTES;
+        w.exponent_at[p] -= first * WORD_BYTES;
     }
     const int room = HistoryIndex::room(g);
     history.index.count();
     for (int n = 0; n < selected; ++n)
         for (int p = 0; p <= int(s.position) + tokens[n]; ++p) history.index.cover(p, w.version[p], i.layer, room);
     history.index.report(g, status);
-    const Address banks = Address(i.layer + 1) * g.head_groups() * g.bank_words();
-    const std::uint8_t* kv = memory.view(Address(g.kv) * WORD_BYTES, banks * WORD_BYTES, w.spill);
+    const std::uint8_t* kv = memory.view(first * WORD_BYTES, (end - first) * WORD_BYTES, w.spill);
     const double work = double(selected) * g.query() * total * 8;
     w.each(selected * g.kv_heads, work, [&](int task, int thread) {
         const int n = task / g.kv_heads, token = tokens[n];

@@ -73,7 +73,7 @@ inline void finish_outputs(const Memory& memory, State& s, const Instruction& i,
         case Epilogue::VALUE:
             if (i.epilogue == Epilogue::KEY) rotate_all(s, token, columns, y);
             for (int k = 0; k + g.head_dim <= columns; k += g.head_dim)
-                store_kv(memory, g, i.layer, rank, (first + k) / g.head_dim, i.epilogue == Epilogue::VALUE, y + k);
+                store_kv(memory, g, s.store[i.layer], rank, (first + k) / g.head_dim, i.epilogue == Epilogue::VALUE, y + k);
             break;
         case Epilogue::SWIGLU: {
             for (int k = 0; k < columns / 2; ++k) bench.h[k] = swiglu(y[2 * k], y[2 * k + 1]);

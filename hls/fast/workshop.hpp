@@ -29,7 +29,7 @@ struct Workshop {
     std::vector<Float> best;             // of each task and token
     std::vector<UInt<32>> argmax;
     std::vector<int> version;                // layer that each position's K and V are of
-    std::vector<Address> row_at, exponent_at;  // of each position's version, behind the KV region's first word
+    std::vector<Address> row_at, exponent_at;  // of each position's version, behind the first word of them all
     std::vector<Float> attention;        // [token][MAX_QUERY]
     std::vector<std::uint8_t> spill;     // of a range of memory that lies in two segments
     std::atomic<bool> stop{false};

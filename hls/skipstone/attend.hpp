@@ -55,9 +55,9 @@ load_positions:
         if (history.index.has(p, version.layer)) {
             item = is_value ? history.values[slot] : history.keys[slot];
         } else {
-            const Address bank = g.bank(version.layer, head_group);
-            item.data = read_word(SKIPSTONE_MEMORY, bank + version.rank + (is_value ? g.capacity : 0));
-            const Word exponents = read_word(SKIPSTONE_MEMORY, bank + 2 * g.capacity + version.rank / per_word);
+            const KvPlaces places(g, s.store[version.layer], version.rank, head_group);
+            item.data = read_word(SKIPSTONE_MEMORY, is_value ? places.value : places.key);
+            const Word exponents = read_word(SKIPSTONE_MEMORY, places.exponents);
             for (int h = 0; h < per; ++h) {
 #pragma HLS loop_tripcount max=MAX_HEADS_PER_WORD
                 const int place = (version.rank % per_word) * 2 * per + (is_value ? per : 0) + h;
@@ -147,8 +147,8 @@ inline void value_reference(SKIPSTONE_MEMORY_PARAMETERS, const State& s, int lay
 reference_positions:
     for (int p = 0; p <= last; ++p) {
         const Version version = walk.step(s.versions[p], layer);
-        const Address bank = g.bank(version.layer, head_group);
-        const Word exponents = read_word(SKIPSTONE_MEMORY, bank + 2 * g.capacity + version.rank / per_word);
+        const KvPlaces places(g, s.store[version.layer], version.rank, head_group);
+        const Word exponents = read_word(SKIPSTONE_MEMORY, places.exponents);
         for (int h = 0; h < heads; ++h) {
 #pragma HLS loop_tripcount max=MAX_HEADS_PER_WORD
             const int e = int(Exponent(field<8>(exponents, (version.rank % per_word) * 2 * per + per + h)));
@@ -183,8 +183,7 @@ inline ErrorCode attend(SKIPSTONE_MEMORY_PARAMETERS, State& s, History& history,
     }
     const Geometry& g = s.geometry;
     if (!s.has_query) return ErrorCode::BAD_OPCODE;
-    for (int l = 0; l <= i.layer; ++l)
-        if (!banks_within(g, l, memory_words)) return ErrorCode::ADDRESS_RANGE;
+    if (!versions_within(s, i.layer, int(s.position) + tokens[selected - 1], memory_words)) return ErrorCode::ADDRESS_RANGE;
 attend_tokens:
     for (int n = 0; n < selected; ++n) {
         const int token = tokens[n], last = int(s.position) + token;

@@ -23,13 +23,12 @@ inline bool stopped(const State&) { return false; }
 
 inline void set_geometry(State& s, const Instruction& i) {
     Geometry& g = s.geometry;
-    g.kv = i.address;
     g.groups = i.groups;
     g.layers = i.blocks;
     g.head_dim = 1 << i.exponent;
     g.ratio = i.source;
     g.kv_heads = int(i.a & 0xFFFFu);
-    g.capacity = int(UInt<32>(i.a >> 16));
+    g.longest = int(UInt<32>(i.a >> 16));
     g.inverse_hidden = from_bits(i.b);
     g.epsilon = from_bits(i.c);
 }

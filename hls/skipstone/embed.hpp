@@ -37,7 +37,7 @@ rewind_positions:
 inline ErrorCode embed(SKIPSTONE_MEMORY_PARAMETERS, State& s, const Instruction& i, UInt<32> position,
                        UInt<32> count, bool fed_back, UInt<32> next_token, UInt<32> memory_words) {
     const Geometry& g = s.geometry;
-    const int context = g.capacity < MAX_CONTEXT ? g.capacity : MAX_CONTEXT;
+    const int context = g.longest < MAX_CONTEXT ? g.longest : MAX_CONTEXT;
     if (count < 1 || count > UInt<32>(MAX_CHUNK) || UInt<64>(position) + UInt<64>(count) > UInt<64>(context))
         return ErrorCode::KV_OVERFLOW;
     const int tokens = int(count);

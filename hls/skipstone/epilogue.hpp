@@ -32,7 +32,7 @@ inline int select_tokens(const State& s, Select select, UInt<32> mode, int* toke
 select_tokens:
     for (int n = 0; n < s.count; ++n) {
 #pragma HLS pipeline II=1
-        const bool output = (mode & MODE_ALL_LOGITS) != 0 || n + 1 == s.count;
+        const bool output = (mode & MODE_NO_OUTPUT) == 0 && ((mode & MODE_ALL_LOGITS) != 0 || n + 1 == s.count);
         const bool chosen = select == Select::ALL || (select == Select::ATTENTION && s.attention[n]) ||
                             (select == Select::MLP && s.mlp[n]) || (select == Select::OUTPUT && output);
         if (chosen) tokens[count++] = n;
@@ -79,8 +79,11 @@ inline ErrorCode check_linear(const State& s, const Instruction& i, UInt<32> mod
     const Geometry& g = s.geometry;
     if (i.source == int(Source::ACTIVATION) && !s.has_activation) return ErrorCode::BAD_OPCODE;
     if (!within(i.address, Address(i.blocks) * matrix_block_words(i.groups), memory_words)) return ErrorCode::ADDRESS_RANGE;
-    if ((i.epilogue == Epilogue::KEY || i.epilogue == Epilogue::VALUE) && !banks_within(g, i.layer, memory_words))
-        return ErrorCode::ADDRESS_RANGE;
+    if (i.epilogue == Epilogue::KEY || i.epilogue == Epilogue::VALUE) {
+        const int end = rank_of(s, i.layer, tokens[0]) + selected;
+        if (i.epilogue == Epilogue::KEY && UInt<32>(end) > i.a) return ErrorCode::KV_OVERFLOW;
+        if (!rank_within(g, s.store[i.layer], end - 1, memory_words)) return ErrorCode::ADDRESS_RANGE;
+    }
     if (i.epilogue == Epilogue::LOGITS && (mode & (MODE_LOGITS | MODE_ALL_LOGITS)) != 0) {
         const int rows = (mode & MODE_ALL_LOGITS) != 0 ? tokens[selected - 1] + 1 : 1;
         if (!within(i.b, Address(rows) * logits_stride(i), memory_words)) return ErrorCode::ADDRESS_RANGE;

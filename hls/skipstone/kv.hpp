@@ -1,5 +1,5 @@
-// The packed KV store (skipstone.spec.layout.KvLayout): where K, V and exponents of a position lie,
-// and appending to it. A position's version in layer m is that of the last layer up to m that stored
+// The packed KV stores (skipstone.spec.layout.KvLayout): where K, V and exponents of a position lie,
+// and appending to them. A position's version in layer m is that of the last layer up to m that stored
 // it; its rank there is how many earlier positions that layer stored.
 #pragma once
 
@@ -47,18 +47,43 @@ inline int rank_of(const State& s, int layer, int token) {
     return rank;
 }
 
-// Whether all banks of a layer lie in memory.
-inline bool banks_within(const Geometry& g, int layer, UInt<32> memory_words) {
-    return within(g.bank(layer, 0), Address(g.head_groups()) * g.bank_words(), memory_words);
+// Words of K, V and exponents at a rank of the store that begins at `store`.
+struct KvPlaces {
+    Address key, value, exponents;
+
+    KvPlaces(const Geometry& g, UInt<32> store, int rank, int head_group) {
+        const int block = rank / KV_BLOCK_TOKENS, at = rank % KV_BLOCK_TOKENS;
+        key = Address(store) + Address(block) * g.block_words() + head_group * g.group_words() + at;
+        value = key + KV_BLOCK_TOKENS;
+        exponents = key - at + 2 * KV_BLOCK_TOKENS + at / g.tokens_per_exponent_word();
+    }
+};
+
+// Whether all that is stored at a rank lies in memory; lower ranks then do as well.
+inline bool rank_within(const Geometry& g, UInt<32> store, int rank, UInt<32> memory_words) {
+    return within(KvPlaces(g, store, rank, g.head_groups() - 1).exponents, 1, memory_words);
 }
 
-// Append K or V of one head of a token, `rank` in its layer: BFP(8, head_dim) of `y`.
-inline void store_kv(SKIPSTONE_MEMORY_PARAMETERS, const Geometry& g, int layer, int rank, int head, bool is_value, const Float* y) {
+// Whether all versions that attention of position `last` in `layer` sees lie in memory.
+inline bool versions_within(const State& s, int layer, int last, UInt<32> memory_words) {
+    bool inside = true;
+    RankWalk walk;
+    walk.begin();
+check_positions:
+    for (int p = 0; p <= last; ++p) {
+        const Version version = walk.step(s.versions[p], layer);
+        inside = inside && rank_within(s.geometry, s.store[version.layer], version.rank, memory_words);
+    }
+    return inside;
+}
+
+// Append K or V of one head of a token, `rank` in the store: BFP(8, head_dim) of `y`.
+inline void store_kv(SKIPSTONE_MEMORY_PARAMETERS, const Geometry& g, UInt<32> store, int rank, int head, bool is_value, const Float* y) {
     KvMantissa mantissa[MAX_HEAD_DIM];
     Exponent exponent[1];
     quantize<KV_BITS>(y, g.head_dim, g.head_dim, mantissa, exponent);
     const int per = g.heads_per_word(), per_word = g.tokens_per_exponent_word(), lane = head % per;
-    const Address bank = g.bank(layer, head / per);
+    const KvPlaces places(g, store, rank, head / per);
     Byte bytes[MAX_HEAD_DIM], shared[1];
 store_elements:
     for (int n = 0; n < g.head_dim; ++n) {
@@ -66,9 +91,9 @@ store_elements:
         bytes[n] = Byte(mantissa[n]);
     }
     shared[0] = Byte(exponent[0]);
-    const Address row = bank + rank + (is_value ? g.capacity : 0), word = bank + 2 * g.capacity + rank / per_word;
+    const Address row = is_value ? places.value : places.key;
     write_bytes(SKIPSTONE_MEMORY, row * WORD_BYTES + lane * g.head_dim, g.head_dim, bytes);
-    write_bytes(SKIPSTONE_MEMORY, word * WORD_BYTES + (rank % per_word) * 2 * per + (is_value ? per : 0) + lane, 1, shared);
+    write_bytes(SKIPSTONE_MEMORY, places.exponents * WORD_BYTES + (rank % per_word) * 2 * per + (is_value ? per : 0) + lane, 1, shared);
 }
 
 // Which version of each position the KV history buffer holds: that of the last ATTEND in this chunk

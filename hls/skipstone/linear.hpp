@@ -225,7 +225,7 @@ pack_lanes:
             case Epilogue::VALUE:
             pack_heads:
                 for (int k = 0; k < kept; k += g.head_dim)
-                    store_kv(SKIPSTONE_MEMORY, g, i.layer, ranks[t], (first + k) / g.head_dim, i.epilogue == Epilogue::VALUE, value + k);
+                    store_kv(SKIPSTONE_MEMORY, g, s.store[i.layer], ranks[t], (first + k) / g.head_dim, i.epilogue == Epilogue::VALUE, value + k);
                 break;
             case Epilogue::SWIGLU:
                 quantize<ACTIVATION_BITS>(value, kept / 2, GROUP, s.activation.mantissa[token] + first / 2, s.activation.exponent[token] + first / 2 / GROUP);

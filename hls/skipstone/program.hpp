@@ -61,8 +61,8 @@ inline ErrorCode decode(const Byte* raw, Instruction& i) {
 
 // What GEOMETRY and TABLES fix.
 struct Geometry {
-    UInt<32> kv;  // first word of the KV region
-    int groups, layers, head_dim, ratio, kv_heads, capacity;
+    int groups, layers, head_dim, ratio, kv_heads;
+    int longest;  // sequence, in tokens
     Float inverse_hidden, epsilon;
 
     int hidden() const { return groups * GROUP; }
@@ -70,10 +70,8 @@ struct Geometry {
     int heads_per_word() const { return WORD_BYTES / head_dim; }
     int head_groups() const { return ceil_div(kv_heads, heads_per_word()); }
     int tokens_per_exponent_word() const { return head_dim / 2; }
-    int bank_words() const { return 2 * capacity + ceil_div(capacity, tokens_per_exponent_word()); }
-    Address bank(int layer, int head_group) const {
-        return Address(kv) + Address(layer * head_groups() + head_group) * bank_words();
-    }
+    int group_words() const { return 2 * KV_BLOCK_TOKENS + KV_BLOCK_TOKENS / tokens_per_exponent_word(); }
+    int block_words() const { return head_groups() * group_words(); }
 };
 
 struct TableMap {
@@ -86,7 +84,7 @@ inline bool refused(const Instruction& i, const Geometry& g, unsigned met, UInt<
     const unsigned needs = NEEDS[int(i.opcode)];
     if ((met & needs) != needs) return true;
     if (i.opcode == Opcode::GEOMETRY) {
-        const int kv_heads = int(i.a & 0xFFFFu), capacity = int(UInt<32>(i.a >> 16));
+        const int kv_heads = int(i.a & 0xFFFFu);
         if (i.exponent < HEAD_DIM_LOG2_MIN || i.exponent > HEAD_DIM_LOG2_MAX || 1 << i.exponent > WORD_BYTES)
             return true;
         const Int<64> query = Int<64>(kv_heads * i.source) << i.exponent;
@@ -94,7 +92,6 @@ inline bool refused(const Instruction& i, const Geometry& g, unsigned met, UInt<
         if (query < 1 || query > MAX_QUERY || query % GROUP != 0) return true;
         if (i.groups < 1 || i.groups > MAX_HIDDEN / GROUP) return true;
         if (i.blocks < 1 || i.blocks > MAX_LAYERS) return true;
-        if (capacity % KV_CAPACITY_STEP != 0) return true;
     } else if (i.opcode == Opcode::TABLES) {
         if (i.groups != ceil_div(2 * g.hidden(), WORD_BYTES) || i.blocks != ceil_div(4 * g.head_dim, WORD_BYTES))
             return true;

@@ -79,6 +79,7 @@ router_product:
 }
 
 inline ErrorCode route(State& s, const Instruction& i, UInt<32> memory_words, Status& status) {
+    s.store[i.layer] = i.a;
     // The gateware begins to read the matrix that may follow; here only its address is checked.
     const Address words = Address(i.blocks) * matrix_block_words(i.groups);
     const Address ahead = words < Address(PREFETCH_WORDS) ? words : Address(PREFETCH_WORDS);

@@ -4,7 +4,7 @@
 
 namespace skipstone {
 
-constexpr int VERSION = 1;
+constexpr int VERSION = 2;
 constexpr int INSTRUCTION_BYTES = 32;
 enum class Opcode : unsigned {
     HALT = 0,
@@ -50,12 +50,13 @@ constexpr int FLAG_BARRIER = 1;
 constexpr int FLAG_NORM = 2;
 constexpr int MODE_LOGITS = 1;
 constexpr int MODE_ALL_LOGITS = 2;
+constexpr int MODE_NO_OUTPUT = 4;
 
 // Bit m of NEEDS[o]: opcode o only after opcode m.
 constexpr unsigned short NEEDS[9] = {
     0, 0, 2, 2, 6, 24, 24, 16, 16,
 };
-constexpr int KV_CAPACITY_STEP = 64;
+constexpr int KV_BLOCK_TOKENS = 64;
 
 // Token records: byte offsets.
 constexpr int RECORD_BYTES = 32;

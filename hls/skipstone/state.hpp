@@ -58,6 +58,7 @@ struct State {
     UInt<32> argmax[MAX_CHUNK];
 
     Map versions[MAX_CONTEXT];  // bit l: layer l stored K and V of the position
+    UInt<32> store[MAX_LAYERS];  // first word of each layer's KV store
     UInt<16> stored[MAX_LAYERS];  // positions before the chunk that layer l stored
 #ifndef SKIPSTONE_AP_INT
     struct Probe* probe = nullptr;

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from . import compiler, model, quant, spec
 from .cache import cached, content_key
-from .compiler import compile_to_file
+from .compiler import ExpectedSkip, compile_to_file
 from .model import Checkpoint, KvRule, load_checkpoint, resolve_model
 from .quant import Quantizer
 from .quant.quantize import Method
@@ -57,6 +57,7 @@ def build_image(
     kv_rule: KvRule | None = None,
     method: Method = "rtn",
     kv_capacity: int | None = None,
+    kv_expected_skip: ExpectedSkip = 0.0,
     progress: Progress | None = None,
 ) -> Image:
     """The image of the model `name` (shipped, or a directory) for core `config`.
@@ -69,15 +70,26 @@ def build_image(
         "rtn", or "gptq" on the model's own ``calibration.txt``.
     kv_capacity
         Longest sequence in tokens.
+    kv_expected_skip
+        Share of the tokens that skip attention, of all layers or of each: KV stores get room for
+        the others and a margin (`skipstone.compiler.kv_rooms`).
     """
     checkpoint = load_checkpoint(resolve_model(name), routers=routers, kv_rule=kv_rule)
     text = calibration_text(checkpoint) if method == "gptq" else None
 
     def build(folder: Path) -> None:
         source = Quantizer(checkpoint, method, config.group, calibration_text=text)
-        compile_to_file(source, config, folder / _FILE, kv_capacity=kv_capacity, progress=progress)
+        compile_to_file(
+            source,
+            config,
+            folder / _FILE,
+            kv_capacity=kv_capacity,
+            kv_expected_skip=kv_expected_skip,
+            progress=progress,
+        )
 
-    choices = repr((checkpoint.config, checkpoint.routers is None, method, text, kv_capacity))
+    room = (kv_capacity, kv_expected_skip)
+    choices = repr((checkpoint.config, checkpoint.routers is None, method, text, room))
     files = [_hash_file(path) for path in checkpoint.sources]
     key = content_key(config.to_json(), choices, *files, *_own_sources())
     entry = cached("images", key, build)

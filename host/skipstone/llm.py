@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .build import build_image
+from .compiler import ExpectedSkip
 from .devices import Device, open_device
 from .model import SHIPPED, KvRule, resolve_model
 from .quant.quantize import Method
@@ -149,7 +150,7 @@ class LLM:
     core
         Core configuration, or its name; by default the board's own, or ``sim-small`` where it can
         be chosen.
-    routers, kv_rule, quantizer
+    routers, kv_rule, quantizer, kv_expected_skip
         See `skipstone.build.build_image`; not for an image file.
     progress
         Receives a line for each step.
@@ -168,6 +169,7 @@ class LLM:
         routers: str | None = None,
         kv_rule: KvRule | None = None,
         quantizer: Method = "rtn",
+        kv_expected_skip: ExpectedSkip = 0.0,
         progress: Callable[[str], None] | None = None,
         **options: Any,
     ):
@@ -189,6 +191,7 @@ class LLM:
                     routers=routers,
                     kv_rule=kv_rule,
                     method=quantizer,
+                    kv_expected_skip=kv_expected_skip,
                     progress=None if progress is None else _lines(progress),
                 )
             if Path(model).is_file() and source not in SHIPPED:
@@ -310,6 +313,7 @@ class LLM:
             ("context", f"{self.engine.context} tokens"),
             ("device", self.device.name),
             ("core", f"{core.name}: {core.rows} × {core.columns}, {core.clock_mhz:g} MHz"),
+            ("KV store", f"{self.image.sections['kv'].words * core.word_bytes / 1e6:.1f} MB"),
             ("memory", f"{self.image.words * core.word_bytes / 1e6:.1f} MB"),
         ]
 

@@ -19,7 +19,7 @@ from .embed import Embed, Repass
 from .epilogue import Epilogue
 from .kv_index import KvIndex
 from .kv_writer import KvWriter
-from .layouts import ADDRESS_BITS, PairKind, ProbeSignature, ReadKind
+from .layouts import PairKind, ProbeSignature, ReadKind
 from .linear import Linear
 from .logits import LogitsWriter
 from .memory.axi import AxiLiteSignature, AxiSignature, forward
@@ -280,8 +280,6 @@ class Core(wiring.Component):
         s, program, index = self._sequencer, self._program, self._kv_index
         kv, decisions = s.geometry.kv, self._decisions
         writer = self._kv_writer
-        layer_base = Signal(ADDRESS_BITS)
-        m.d.sync += layer_base.eq(kv.base + s.store_layer * kv.layer_words)
         # A stored token's rank, `KvWriter.RANK_CYCLES` after it is asked for.
         chunk = range(self._config.max_chunk)
         earlier, first = Signal(len(chunk)), Signal.like(index.rank_first)
@@ -339,11 +337,15 @@ class Core(wiring.Component):
             self._logits.row_words.eq(s.logits.row_words),
             self._logits.vocabulary.eq(s.logits.vocabulary),
             self._logits.token.eq(Mux(self._report.idle, s.count - 1, self._report.index)),
-            self._report.argmax.eq(self._logits.argmax),
-            s.argmax.eq(self._logits.argmax),
-            writer.layer_base.eq(layer_base),
-            writer.bank_words.eq(kv.bank_words),
-            writer.kv_capacity.eq(kv.capacity),
+            self._report.argmax.eq(Mux(s.no_output, 0, self._logits.argmax)),
+            s.argmax.eq(self._report.argmax),
+            s.rank_first.eq(index.rank_first),
+            index.store_set.eq(s.route),
+            index.store_layer.eq(s.route_layer),
+            index.store.eq(program.instruction.a),
+            writer.store.eq(index.rank_store),
+            writer.group_words.eq(kv.group_words),
+            writer.block_words.eq(kv.block_words),
             # Report.
             self._report.start.eq(s.report),
             self._report.base.eq(s.tables.records),

@@ -7,12 +7,13 @@ says in which layers it stored; walking the positions in order while counting ea
 gives every token's layer and rank without any stored address.
 """
 
-from amaranth.hdl import Cat, Module, Mux, Shape, Signal, Value, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, unsigned
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
-from amaranth.utils import bits_for
+from amaranth.utils import bits_for, exact_log2
 
 from skipstone.spec.config import CoreConfig
+from skipstone.spec.layout import KV_BLOCK_TOKENS
 
 from .held import HeldVersions
 from .layouts import ADDRESS_BITS, ReadCommandLayout, ReadKind, token_shape
@@ -23,23 +24,22 @@ __all__ = ["KvGeometry", "KvIndex", "MissLayout", "RunLayout", "WalkLayout"]
 
 _RUN_MAX = 64
 """Tokens of the largest exponent word."""
+_BLOCK_LOG2 = exact_log2(KV_BLOCK_TOKENS)
 _FIRST_RUN_MAX = 4
 """A walk's first run is cut short, so that its read leaves early."""
 
 
 class KvGeometry(data.StructLayout):
-    """Shape of the KV store (`skipstone.spec.layout.KvLayout`), fixed by GEOMETRY."""
+    """Shape of the KV stores (`skipstone.spec.layout.KvLayout`), fixed by GEOMETRY."""
 
     def __init__(self):
         super().__init__(
             {
-                "base": ADDRESS_BITS,
-                "capacity": 16,
                 "head_dim_log2": 3,
                 "kv_heads": 16,
                 "head_groups": 16,
-                "bank_words": 24,
-                "layer_words": ADDRESS_BITS,  # head_groups · bank_words
+                "group_words": 8,
+                "block_words": 24,  # head_groups · group_words
             }
         )
 
@@ -97,6 +97,9 @@ class KvIndex(wiring.Component):
     so it may go back to any earlier position, and what was stored from there on is forgotten.
     `end` moves the chunk's bitmaps into the memory, one per cycle. Neither may come during a walk.
 
+    Where each layer's store begins is kept in a table: addresses are those of the layer in which a
+    version was stored, whichever attends.
+
     Tested with all head sizes; with all, no, alternating and random layers stored; layers that
     attend and do not; sequences shorter and longer than the history buffer; going back; chunks that
     never ended; all sides stalled and at full rate.
@@ -128,6 +131,12 @@ class KvIndex(wiring.Component):
     rank_layer : In(range(max_layers))
     rank_first : Out(range(max_context + 1))
         Rank in `rank_layer` of the chunk's first token to store there, until that is committed.
+    store_set : In(1)
+        Pulse: the store of `store_layer` begins at word `store`. Not during a walk.
+    store_layer : In(range(max_layers))
+    store : In(ADDRESS_BITS)
+    rank_store : Out(ADDRESS_BITS)
+        First word of the store of `rank_layer`, one cycle later.
     busy : Out(1)
         `begin` or `end` is not complete; rises in the cycle after the pulse.
     fresh, gaps : Out(range(65))
@@ -150,6 +159,10 @@ class KvIndex(wiring.Component):
     commit_tokens: Signal
     rank_layer: Signal
     rank_first: Signal
+    store_set: Signal
+    store_layer: Signal
+    store: Signal
+    rank_store: Signal
     busy: Signal
     fresh: Signal
     gaps: Signal
@@ -174,6 +187,10 @@ class KvIndex(wiring.Component):
                 "commit_tokens": In(config.max_chunk),
                 "rank_layer": In(layers),
                 "rank_first": Out(unsigned(bits_for(config.max_context))),
+                "store_set": In(1),
+                "store_layer": In(layers),
+                "store": In(ADDRESS_BITS),
+                "rank_store": Out(ADDRESS_BITS),
                 "busy": Out(1),
                 "fresh": Out(range(_RUN_MAX + 1)),
                 "gaps": Out(range(_RUN_MAX + 1)),
@@ -200,10 +217,22 @@ class KvIndex(wiring.Component):
             m.submodules.hit_list = hits = ReplayList(config=c, shape=range(c.max_context))
             connect(m, hits.o, flipped(self.hits))
 
+        m.submodules.stores = stores = memory.Memory(
+            shape=ADDRESS_BITS, depth=c.max_layers, init=[]
+        )
+        store_write, rank_store = stores.write_port(), stores.read_port()
+        m.d.comb += [
+            store_write.en.eq(self.store_set),
+            store_write.addr.eq(self.store_layer),
+            store_write.data.eq(self.store),
+            rank_store.addr.eq(self.rank_layer),
+            self.rank_store.eq(rank_store.data),
+        ]
+
         walking, emitting = Signal(), Signal()
         self.build_chunk(m, chunk, read, bitmaps.write_port())
         self.build_walk(m, chunk, read, walking, word_log2, runs, misses, hits)
-        self.build_commands(m, runs.o, emitting, word_log2)
+        self.build_commands(m, runs.o, emitting, word_log2, stores.read_port())
         m.d.comb += self.idle.eq(~walking & runs.empty & ~emitting & ~self.busy)
         return m
 
@@ -375,35 +404,44 @@ class KvIndex(wiring.Component):
             m.d.sync += walking.eq(0)
 
     def build_commands(
-        self, m: Module, runs: stream.Interface, emitting: Signal, word_log2: Signal
+        self,
+        m: Module,
+        runs: stream.Interface,
+        emitting: Signal,
+        word_log2: Signal,
+        store: memory.ReadPort,
     ) -> None:
         """Passes over the runs of a walk → reads: exponent word and K words, or V words."""
         g = self.geometry
         # The pass at hand; the last one of a walk leaves everything as before the first.
         values, head_group, offset = Signal(), Signal(16), Signal(ADDRESS_BITS)
-        # A: the layer's bank. B: the addresses, which leave one after the other.
+        # A: the layer's store and the block in it. B: the addresses, which leave one by one.
         full_a, full_b = Signal(), Signal()
         take_b, finished = Signal(), Signal()
         run, values_a = Signal(RunLayout(self._config)), Signal()
-        bank = Signal(ADDRESS_BITS)
+        block = Signal(ADDRESS_BITS)
+        accepts = Signal()
         m.d.comb += [
+            accepts.eq(runs.valid & runs.ready & ~runs.payload.end),
+            store.en.eq(accepts),
+            store.addr.eq(runs.payload.data.layer),
             emitting.eq(full_a | full_b),
             runs.ready.eq(runs.payload.end | ~full_a | take_b),
             take_b.eq(full_a & (~full_b | finished)),
         ]
-        with m.If(runs.valid & runs.ready & ~runs.payload.end):
+        with m.If(accepts):
             m.d.sync += [
                 full_a.eq(1),
                 run.eq(runs.payload.data),
                 values_a.eq(values),
-                bank.eq(g.base + offset + runs.payload.data.layer * g.layer_words),
+                block.eq(offset + (runs.payload.data.rank >> _BLOCK_LOG2) * g.block_words),
             ]
         with m.Elif(take_b):
             m.d.sync += full_a.eq(0)
         with m.If(runs.valid & runs.payload.end):
             m.d.sync += values.eq(~values)
             with m.If(values):
-                m.d.sync += [head_group.eq(head_group + 1), offset.eq(offset + g.bank_words)]
+                m.d.sync += [head_group.eq(head_group + 1), offset.eq(offset + g.group_words)]
                 with m.If(head_group + 1 == g.head_groups):
                     m.d.sync += [head_group.eq(0), offset.eq(0)]
 
@@ -412,13 +450,16 @@ class KvIndex(wiring.Component):
         sent = Signal()
         with m.If(sent):
             m.d.sync += exponents_left.eq(0)
+        first = store.data + block
+        at = Signal(_BLOCK_LOG2)
+        m.d.comb += at.eq(run.rank)
         with m.If(take_b):
             m.d.sync += [
                 full_b.eq(1),
                 exponents_left.eq(~values_a & run.opens),
                 length.eq(run.length),
-                data_address.eq(bank + run.rank + Mux(values_a, g.capacity, 0)),
-                exponent_address.eq(bank + (g.capacity << 1) + (run.rank >> word_log2)),
+                data_address.eq(first + Cat(at, values_a)),
+                exponent_address.eq(first + Cat(at >> word_log2, Const(2, 2))),
             ]
             with m.If(run.fresh):
                 m.d.comb += self.fresh.eq(run.length)

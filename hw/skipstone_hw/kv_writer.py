@@ -1,19 +1,23 @@
 """The KV writer: quantized keys and values of a head → two strobed writes into the packed store."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, Const, Module, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from skipstone.spec.config import CoreConfig
+from skipstone.spec.layout import KV_BLOCK_TOKENS
 
 from .layouts import ADDRESS_BITS, MantissaPairLayout, PairKind, WriteLayout, token_shape
 
 __all__ = ["KvWriter"]
 
 
+_BLOCK_LOG2 = exact_log2(KV_BLOCK_TOKENS)
+
+
 class KvWriter(wiring.Component):
-    """Writer of K and V heads into the store of `skipstone.spec.layout.KvLayout`.
+    """Writer of K and V heads into a layer's store (`skipstone.spec.layout.KvLayout`).
 
     Takes whole groups of KEY and VALUE pairs, one head of one token each, and makes two writes of
     each: its bytes, at their place among the head group's, and its exponent byte. Other kinds are
@@ -34,12 +38,12 @@ class KvWriter(wiring.Component):
     head_dim_log2 : In(3)
         5 to 7, and no more than log2 of a word's bytes. This and the other inputs must not change
         until `idle`.
-    layer_base : In(ADDRESS_BITS)
-        First word of head group 0's bank in the current layer.
-    bank_words : In(24)
-        Words from one head group's bank to the next.
-    kv_capacity : In(16)
-        Tokens that a bank has room for.
+    store : In(ADDRESS_BITS)
+        First word of the current layer's store.
+    group_words : In(8)
+        Words from one head group to the next in a block.
+    block_words : In(24)
+        Words from one block to the next.
     rank_token : Out(token_shape(config))
         Token whose head is inside.
     rank : In(16)
@@ -54,9 +58,9 @@ class KvWriter(wiring.Component):
     i: stream.Interface
     o: stream.Interface
     head_dim_log2: Signal
-    layer_base: Signal
-    bank_words: Signal
-    kv_capacity: Signal
+    store: Signal
+    group_words: Signal
+    block_words: Signal
     rank_token: Signal
     rank: Signal
     idle: Signal
@@ -68,9 +72,9 @@ class KvWriter(wiring.Component):
                 "i": In(stream.Signature(MantissaPairLayout(config))),
                 "o": Out(stream.Signature(WriteLayout(config))),
                 "head_dim_log2": In(3),
-                "layer_base": In(ADDRESS_BITS),
-                "bank_words": In(24),
-                "kv_capacity": In(16),
+                "store": In(ADDRESS_BITS),
+                "group_words": In(8),
+                "block_words": In(24),
                 "rank_token": Out(token_shape(config)),
                 "rank": In(16),
                 "idle": Out(1),
@@ -107,11 +111,13 @@ class KvWriter(wiring.Component):
                 self.rank_token.eq(pair.token),
             ]
 
+        at, block = self.rank[:_BLOCK_LOG2], self.rank[_BLOCK_LOG2:]
+
         # What depends on the head size: places and shifts, one alternative each.
         words = Signal(c.word_bits)
         strobe = Signal(c.word_bytes)
         places_log2 = Signal(range(word_bytes_log2 + 1))
-        exponent_row = Signal(16)
+        exponent_row = Signal(range(KV_BLOCK_TOKENS))
         slot = Signal(c.head_dim_log2[-1] - 1)
         place = Signal(len(head))
         with m.Switch(self.head_dim_log2):
@@ -123,18 +129,18 @@ class KvWriter(wiring.Component):
                         place.eq(head & (repeats - 1)),
                         strobe.eq(((1 << (1 << log2)) - 1) << (place << log2)[:word_bytes_log2]),
                         places_log2.eq(word_bytes_log2 - log2),
-                        exponent_row.eq(self.rank >> (log2 - 1)),
+                        exponent_row.eq(at >> (log2 - 1)),
                         slot.eq(self.rank & ((1 << (log2 - 1)) - 1)),
                     ]
 
         # Addresses settle while the head comes in: it has at least 16 pairs.
-        bank_offset = Signal(ADDRESS_BITS, reset_less=True)
-        bank = Signal(ADDRESS_BITS, reset_less=True)
-        exponents = Signal(ADDRESS_BITS, reset_less=True)
+        group_offset = Signal(ADDRESS_BITS, reset_less=True)
+        block_offset = Signal(ADDRESS_BITS, reset_less=True)
+        group = Signal(ADDRESS_BITS, reset_less=True)
         m.d.sync += [
-            bank_offset.eq((head >> places_log2) * self.bank_words),
-            bank.eq(self.layer_base + bank_offset),
-            exponents.eq(bank + (self.kv_capacity << 1)),
+            group_offset.eq((head >> places_log2) * self.group_words),
+            block_offset.eq(block * self.block_words),
+            group.eq(self.store + group_offset + block_offset),
         ]
 
         # Two writes: the head's bytes, then, from registers of its own, its exponent.
@@ -158,7 +164,7 @@ class KvWriter(wiring.Component):
                 ]
             with m.Else():
                 m.d.sync += [
-                    self.o.p.address.eq(bank + Mux(is_value, self.kv_capacity, 0) + self.rank),
+                    self.o.p.address.eq(group + Cat(at, is_value)),
                     self.o.p.data.eq(words),
                     self.o.p.strobe.eq(strobe),
                 ]
@@ -166,7 +172,7 @@ class KvWriter(wiring.Component):
             side = is_value << places_log2
             m.d.sync += [
                 exponent_waits.eq(1),
-                exponent_write.address.eq(exponents + exponent_row),
+                exponent_write.address.eq(group + Cat(exponent_row, Const(2, 2))),
                 exponent_write.byte.eq(exponent),
                 exponent_write.at.eq((slot << (places_log2 + 1)) | side | place),
             ]

@@ -7,7 +7,7 @@ from amaranth.utils import exact_log2
 
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.isa import Opcode, Source
-from skipstone.spec.legality import KV_CAPACITY_STEP, NEEDS
+from skipstone.spec.legality import NEEDS
 
 from .program import InstructionLayout
 
@@ -105,7 +105,6 @@ class Legality(wiring.Component):
                     | (i.groups > c.max_hidden // c.group)
                     | (i.blocks == 0)
                     | (i.blocks > c.max_layers)
-                    | (i.a[16:] % KV_CAPACITY_STEP).any()
                 )
             with m.Case(Opcode.TABLES):
                 m.d.comb += bad.eq(

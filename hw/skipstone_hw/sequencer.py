@@ -20,6 +20,7 @@ from amaranth.utils import bits_for, exact_log2
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.errors import CoreErrorCode
 from skipstone.spec.isa import Epilogue, Flag, Opcode, Select
+from skipstone.spec.layout import KV_BLOCK_TOKENS
 from skipstone.spec.registers import Mode
 
 from .attention import AttendCommand
@@ -49,6 +50,7 @@ class GeometryLayout(data.StructLayout):
         super().__init__(
             {
                 "kv": KvGeometry(),
+                "longest": 16,  # sequence, in tokens
                 "hidden_groups": 16,
                 "query_heads": 5,  # per KV head
                 "inv_hidden": 32,
@@ -113,6 +115,8 @@ class Sequencer(wiring.Component):
     tables : Out(TablesLayout())
     logits : Out(LogitsLayout())
         What the set-up instructions and LOGITS fixed.
+    no_output : Out(1)
+        This run computes no logits.
     begin : Out(1)
         Pulse: a chunk begins. `embed` follows when `index_busy` is low.
     index_busy : In(1)
@@ -122,6 +126,8 @@ class Sequencer(wiring.Component):
     repass_token : Out(token_shape(config))
     commit_tokens, store_tokens : Out(max_chunk)
         Tokens whose K and V are stored: from the next barrier on, and by KEY and VALUE now.
+    rank_first : In(range(max_context + 1))
+        Tokens that `store_layer` has stored.
     written : In(max_chunk)
         Tokens whose router products are current.
     present, attention, mlp : In(max_chunk)
@@ -163,6 +169,7 @@ class Sequencer(wiring.Component):
     geometry: data.View
     tables: data.View
     logits: data.View
+    no_output: Signal
     begin: Signal
     index_busy: Signal
     embed: Signal
@@ -176,6 +183,7 @@ class Sequencer(wiring.Component):
     commit: Signal
     commit_layer: Signal
     commit_tokens: Signal
+    rank_first: Signal
     written: Signal
     present: Signal
     attention: Signal
@@ -220,6 +228,7 @@ class Sequencer(wiring.Component):
                 "geometry": Out(GeometryLayout()),
                 "tables": Out(TablesLayout()),
                 "logits": Out(LogitsLayout()),
+                "no_output": Out(1),
                 "begin": Out(1),
                 "index_busy": In(1),
                 "embed": Out(1),
@@ -233,6 +242,7 @@ class Sequencer(wiring.Component):
                 "commit": Out(1),
                 "commit_layer": Out(layers),
                 "commit_tokens": Out(c.max_chunk),
+                "rank_first": In(unsigned(bits_for(c.max_context))),
                 "written": In(c.max_chunk),
                 "present": In(c.max_chunk),
                 "attention": In(c.max_chunk),
@@ -256,6 +266,7 @@ class Sequencer(wiring.Component):
         p = Signal(ParameterLayout())
         steps = Signal(32)
 
+        m.d.comb += self.no_output.eq((p.mode & int(Mode.NO_OUTPUT)) != 0)
         selected = self._select(m, p)
         select = Signal(c.max_chunk)  # of the current instruction
         words = self._matrix_words(m)
@@ -284,6 +295,10 @@ class Sequencer(wiring.Component):
         with m.Elif(~passed):
             m.d.sync += calm.eq(calm + 1)
 
+        is_store = (i.epilogue == Epilogue.KEY) | (i.epilogue == Epilogue.VALUE)
+        selected_count = Signal(range(c.max_chunk + 1))
+        ranks_end = Signal(range(c.max_context + c.max_chunk + 1))
+        m.d.sync += selected_count.eq(sum(select[n] for n in range(c.max_chunk)))
         stored = Signal()  # stores wait for the next barrier to become visible
         m.d.comb += [
             self.commit_layer.eq(self.store_layer),
@@ -387,8 +402,18 @@ class Sequencer(wiring.Component):
                         m.d.comb += self.commit.eq(stored)
                         m.d.sync += stored.eq(0)
                     m.next = "ISSUE"
+                    with m.If((i.opcode == Opcode.LINEAR) & is_store):
+                        m.d.sync += [self.store_layer.eq(i.layer), self.store_tokens.eq(select)]
+                        m.next = "RANK"
+            with m.State("RANK"):
+                m.d.sync += ranks_end.eq(self.rank_first + selected_count)
+                m.next = "ROOM"
+            with m.State("ROOM"):
+                m.next = "ISSUE"
+                with m.If((i.epilogue == Epilogue.KEY) & (ranks_end > i.a)):
+                    fail(CoreErrorCode.KV_OVERFLOW)
             with m.State("ISSUE"):
-                self._issue(m, p, select, stored, calm, store, retire)
+                self._issue(m, p, select, is_store, stored, calm, store, retire)
             with m.State("BEGIN"):
                 m.d.comb += self.begin.eq(1)
                 m.next = "BEGINNING"
@@ -398,7 +423,7 @@ class Sequencer(wiring.Component):
                     | (p.chunk_tokens > c.max_chunk)
                     | (p.position > c.max_context)
                     | (end > c.max_context)
-                    | (end > self.geometry.kv.capacity)
+                    | (end > self.geometry.longest)
                 ):
                     m.d.comb += self.begin.eq(0)
                     fail(CoreErrorCode.KV_OVERFLOW)
@@ -449,7 +474,8 @@ class Sequencer(wiring.Component):
                 m.d.comb += selected.eq(self.mlp)
             with m.Case(Select.OUTPUT):
                 all_rows = (p.mode & int(Mode.ALL_LOGITS)) != 0
-                m.d.comb += selected.eq(Mux(all_rows, self.present, last))
+                outputs = Mux(all_rows, self.present, last)
+                m.d.comb += selected.eq(Mux(self.no_output, 0, outputs))
         return selected
 
     def _matrix_words(self, m):
@@ -473,21 +499,20 @@ class Sequencer(wiring.Component):
         return words
 
     def _store_shape(self, m):
-        """Shape of the KV store by GEOMETRY, two cycles after the instruction settled."""
+        """Shape of a layer's KV store by GEOMETRY, two cycles after the instruction settled."""
         i = self.instruction
-        word_log2 = exact_log2(self._config.word_bytes)
         heads_log2 = Signal(4)
-        capacity = i.a[16:]
-        bank, groups, layer = Signal(24), Signal(16), Signal(ADDRESS_BITS)
-        m.d.comb += heads_log2.eq((word_log2 - i.exponent).as_unsigned())
+        group, groups, block = Signal(8), Signal(16), Signal(24)
+        m.d.comb += heads_log2.eq((exact_log2(self._config.word_bytes) - i.exponent).as_unsigned())
+        exponents = KV_BLOCK_TOKENS >> (i.exponent - 1).as_unsigned()[:3]
         m.d.sync += [
-            bank.eq((capacity << 1) + (capacity >> (i.exponent - 1).as_unsigned()[:3])),
+            group.eq(2 * KV_BLOCK_TOKENS + exponents),
             groups.eq((i.a[:16] + (1 << heads_log2) - 1) >> heads_log2),
-            layer.eq(bank * groups),
+            block.eq(group * groups),
         ]
-        return bank, groups, layer
+        return group, groups, block
 
-    def _issue(self, m, p, select, stored, calm, store, retire):
+    def _issue(self, m, p, select, is_store, stored, calm, store, retire):
         c = self._config
         i, kv = self.instruction, self.geometry.kv
         with m.Switch(i.opcode):
@@ -495,15 +520,14 @@ class Sequencer(wiring.Component):
                 m.d.comb += [self.done.eq(1), self.retired.eq(1)]
                 m.next = "IDLE"
             with m.Case(Opcode.GEOMETRY):
-                bank, groups, layer = store
+                group, groups, block = store
                 m.d.sync += [
-                    kv.base.eq(i.address),
-                    kv.capacity.eq(i.a[16:]),
                     kv.head_dim_log2.eq(i.exponent),
                     kv.kv_heads.eq(i.a[:16]),
                     kv.head_groups.eq(groups),
-                    kv.bank_words.eq(bank),
-                    kv.layer_words.eq(layer),
+                    kv.group_words.eq(group),
+                    kv.block_words.eq(block),
+                    self.geometry.longest.eq(i.a[16:]),
                     self.geometry.hidden_groups.eq(i.groups),
                     self.geometry.query_heads.eq(i.source),
                     self.geometry.inv_hidden.eq(i.b),
@@ -531,8 +555,7 @@ class Sequencer(wiring.Component):
             with m.Case(Opcode.LINEAR):
                 m.d.comb += self.linear.valid.eq(1)
                 with m.If(self.linear.ready):
-                    with m.If((i.epilogue == Epilogue.KEY) | (i.epilogue == Epilogue.VALUE)):
-                        m.d.sync += [self.store_layer.eq(i.layer), self.store_tokens.eq(select)]
+                    with m.If(is_store):
                         m.d.sync += stored.eq(i.epilogue == Epilogue.VALUE)
                     with m.If(i.epilogue == Epilogue.LOGITS):
                         row = Signal(24)

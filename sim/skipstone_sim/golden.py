@@ -63,6 +63,12 @@ def _decode(data: bytes, pc: int) -> Instruction | DeviceError:
         return DeviceError(code, pc, str(error))
 
 
+def _outputs(count: int, mode: int) -> NDArray[np.bool_]:
+    """Of which tokens of a chunk logits are computed."""
+    first = 0 if mode & Mode.ALL_LOGITS else count - 1
+    return np.arange(count) >= (count if mode & Mode.NO_OUTPUT else first)
+
+
 @dataclass
 class _Chunk:
     """On-chip state of the tokens being processed."""
@@ -122,6 +128,7 @@ class GoldenDevice(ArrayDevice):
         self.observer = observer
         self._tiles: dict[tuple[int, int, int], Tiles] = {}
         self._versions = np.zeros((config.max_context, 64), np.bool_)
+        self._stores = np.zeros(64, np.int64)
         self._held = np.zeros(config.max_context, np.int64)
         self._result: RunResult | DeviceError | None = None
         self._counters = dict.fromkeys(COUNTERS, 0)
@@ -214,13 +221,7 @@ class GoldenDevice(ArrayDevice):
                     return RunResult(tokens_done=done, next_token=next_token)
                 case Opcode.GEOMETRY:
                     state.geometry = i
-                    state.kv = KvLayout(
-                        i.address,
-                        i.a >> 16,
-                        1 << i.exponent,
-                        i.a & 0xFFFF,
-                        self.config.word_bytes,
-                    )
+                    state.kv = KvLayout(1 << i.exponent, i.a & 0xFFFF, self.config.word_bytes)
                 case Opcode.TABLES:
                     state.tables = i
                 case Opcode.ROUTER:
@@ -264,11 +265,10 @@ class GoldenDevice(ArrayDevice):
     ) -> _Chunk:
         g, t = self._need(s.geometry, pc), self._need(s.tables, pc)
         kv, c = self._need(s.kv, pc), self.config
-        if position + count > min(kv.capacity, c.max_context) or not 1 <= count <= c.max_chunk:
+        longest = g.a >> 16
+        if position + count > min(longest, c.max_context) or not 1 <= count <= c.max_chunk:
             raise DeviceError(
-                CoreErrorCode.KV_OVERFLOW,
-                pc,
-                f"position {position} + {count} tokens, capacity {kv.capacity}",
+                CoreErrorCode.KV_OVERFLOW, pc, f"position {position} + {count} tokens of {longest}"
             )
         words = -(-count * RECORD_BYTES // c.word_bytes)
         raw = self._words(i.address, words, pc).reshape(-1)[: count * RECORD_BYTES]
@@ -311,6 +311,7 @@ class GoldenDevice(ArrayDevice):
     def _route(
         self, i: Instruction, s: _Program, chunk: _Chunk, pc: int
     ) -> dict[str, NDArray[np.generic]]:
+        self._stores[i.layer] = i.a
         ahead = matrix_words(self.config, i.groups, i.blocks)
         self._words(i.address, min(ahead, self.config.prefetch_words), pc)
         _, skip = self._reduce(s, chunk.x, pc)
@@ -333,8 +334,7 @@ class GoldenDevice(ArrayDevice):
             Select.ALL: np.ones(chunk.count, np.bool_),
             Select.ATTENTION: chunk.attention,
             Select.MLP: chunk.mlp,
-            Select.OUTPUT: np.arange(chunk.count)
-            >= (0 if mode & Mode.ALL_LOGITS else chunk.count - 1),
+            Select.OUTPUT: _outputs(chunk.count, mode),
         }[i.select]
         tokens = np.flatnonzero(mask)
         if not tokens.size:
@@ -359,7 +359,10 @@ class GoldenDevice(ArrayDevice):
             return {}
         source = chunk.x if i.source == Source.RESIDUAL else chunk.activation
         v = self._need(source, pc)[tokens]
-        accumulator, exponent = linear(v, self._matrix(i, pc), i.exponent)
+        matrix = self._matrix(i, pc)
+        if i.epilogue is Epilogue.KEY:
+            self._check_room(i, chunk.position, len(tokens), pc)
+        accumulator, exponent = linear(v, matrix, i.exponent)
         self._counters["words_weights"] += matrix_words(self.config, i.groups, i.blocks)
         scale = np.ones(len(tokens), np.float32)
         if Flag.NORM in i.flags:
@@ -400,6 +403,16 @@ class GoldenDevice(ArrayDevice):
         whole.mantissa[tokens], whole.exponent[tokens] = v.mantissa, v.exponent
         return whole
 
+    def _check_room(self, i: Instruction, position: int, count: int, pc: int) -> None:
+        """K and V of `count` more tokens must fit the layer's store."""
+        stored = int(self._versions[:position, i.layer].sum())
+        if stored + count > i.a:
+            raise DeviceError(
+                CoreErrorCode.KV_OVERFLOW,
+                pc,
+                f"layer {i.layer} has stored {stored} + {count} tokens of {i.a}",
+            )
+
     def _store(self, i: Instruction, kv: KvLayout, positions: Int, y: Float, pc: int) -> None:
         """Append K or V of the tokens at `positions` to the layer's packed store."""
         v = Vectors.quantize(y, KV_BITS, kv.head_dim)
@@ -407,14 +420,15 @@ class GoldenDevice(ArrayDevice):
         first = int(self._versions[: positions[0], i.layer].sum())
         per_word, per = kv.tokens_per_exponent_word, kv.heads_per_word
         is_value = i.epilogue is Epilogue.VALUE
+        store = int(self._stores[i.layer])
         for head_group in range(kv.head_groups):
             low, high = head_group * per, min((head_group + 1) * per, kv.kv_heads)
-            bank = self._words(kv.bank(i.layer, head_group), kv.bank_words, pc)
             for n in range(len(positions)):
                 rank = first + n
+                places = kv.places(store, rank, head_group)
                 data = heads[n, low:high].reshape(-1).view(np.uint8)
-                bank[rank + is_value * kv.capacity, : data.size] = data
-                word = bank[2 * kv.capacity + rank // per_word].view(np.int8)
+                self._words(places[is_value], 1, pc)[0, : data.size] = data
+                word = self._words(places[2], 1, pc)[0].view(np.int8)
                 at = (rank % per_word) * 2 * per + is_value * per
                 word[at : at + high - low] = v.exponent[n, low:high]
         if is_value:
@@ -457,8 +471,8 @@ class GoldenDevice(ArrayDevice):
 
     def _gather(self, kv: KvLayout, layer: Int, rank: Int, head_group: int, pc: int) -> list[Int]:
         """K, K exponents, V, V exponents of one head group: (t, heads, hd) and (t, heads)."""
-        bank = kv.base + (layer * kv.head_groups + head_group) * kv.bank_words
-        memory = self._words(0, len(self._memory), pc)
+        keys, values, shared = kv.places(self._stores[layer], rank, head_group)
+        memory = self._words(0, int(shared.max()) + 1, pc)
         per_word, per = kv.tokens_per_exponent_word, kv.heads_per_word
         used = per * kv.head_dim
 
@@ -466,14 +480,14 @@ class GoldenDevice(ArrayDevice):
             rows = memory[address][:, :used].view(np.int8)
             return rows.reshape(len(rank), per, kv.head_dim).astype(np.int64)
 
-        words = memory[bank + 2 * kv.capacity + rank // per_word].view(np.int8)
+        words = memory[shared].view(np.int8)
         at = (rank % per_word) * 2 * per
         columns = at[:, None] + np.arange(2 * per)
         exponents = np.take_along_axis(words, columns, axis=1).astype(np.int64)
         return [
-            mantissas(bank + rank),
+            mantissas(keys),
             exponents[:, :per],
-            mantissas(bank + kv.capacity + rank),
+            mantissas(values),
             exponents[:, per:],
         ]
 

@@ -31,7 +31,6 @@ MALFORMED: dict[str, tuple[Opcode, Epilogue | None, dict[str, int]]] = {
     "hidden beyond count": (Opcode.GEOMETRY, None, {"groups": 0xFFFF}),
     "no layers": (Opcode.GEOMETRY, None, {"blocks": 0}),
     "layers beyond the core's": (Opcode.GEOMETRY, None, {"blocks": 17}),
-    "an odd capacity": (Opcode.GEOMETRY, None, {"a": 65 << 16 | 2}),
     "embedding rows": (Opcode.TABLES, None, {"groups": 9}),
     "rope rows": (Opcode.TABLES, None, {"blocks": 0}),
     "route layer": (Opcode.ROUTE, None, {"layer": 16}),
@@ -55,7 +54,7 @@ ADDRESSES: dict[str, tuple[Opcode, Epilogue | None, str]] = {
     "rope": (Opcode.TABLES, None, "a"),
     "records": (Opcode.TABLES, None, "b"),
     "logits": (Opcode.LINEAR, Epilogue.LOGITS, "b"),
-    "kv": (Opcode.GEOMETRY, None, "address"),
+    "kv": (Opcode.ROUTE, None, "a"),
 }
 """By what lies there: the instruction, and its field that holds the address."""
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from skipstone.spec.image import Image
 from skipstone.spec.isa import Epilogue, Instruction, Opcode, decode_program
-from skipstone.spec.layout import KvLayout, matrix_words
+from skipstone.spec.layout import KV_BLOCK_TOKENS, KvLayout, matrix_words
 from skipstone.spec.records import INPUT_RECORD, OUTPUT_RECORD, RECORD_BYTES
 
 __all__ = ["Atlas", "Place"]
@@ -51,6 +51,9 @@ class Atlas:
     Attributes
     ----------
     program : list of Instruction
+    kv : KvLayout
+    stores : list of int
+        First word of each layer's KV store.
     """
 
     def __init__(self, image: Image):
@@ -59,10 +62,9 @@ class Atlas:
         self.program = decode_program(np.asarray(image.sections["program"].data).tobytes())
         geometry = next(i for i in self.program if i.opcode is Opcode.GEOMETRY)
         kv_heads = geometry.a & 0xFFFF
-        self.kv = KvLayout(
-            geometry.address, geometry.a >> 16, 1 << geometry.exponent, kv_heads, self._word_bytes
-        )
-        self._stores: dict[tuple[int, Epilogue], int] = {
+        self.kv = KvLayout(1 << geometry.exponent, kv_heads, self._word_bytes)
+        self.stores = [i.a for i in self.program if i.opcode is Opcode.ROUTE]
+        self._writers: dict[tuple[int, Epilogue], int] = {
             (i.layer, i.epilogue): pc
             for pc, i in enumerate(self.program)
             if i.opcode is Opcode.LINEAR and i.epilogue in (Epilogue.KEY, Epilogue.VALUE)
@@ -98,16 +100,20 @@ class Atlas:
         """Of the bytes at these ascending offsets, the one that the program writes first."""
         if section != "kv":
             return self.place(section, int(offsets[0]))
-        # A bank's keys, values and exponents have different writers: look at one byte of each.
+        # A layer's keys, values and exponents have different writers: look at one byte of each.
         words = offsets // self._word_bytes
-        bank, within = np.divmod(words, self.kv.bank_words)
-        kind = np.minimum(within // self.kv.capacity, 2)
+        kind = np.minimum(words % self.kv.group_words // KV_BLOCK_TOKENS, 2)
         half = np.where(kind == 2, self._is_value_exponent(offsets % self._word_bytes), kind)
-        _, firsts = np.unique(bank * 2 + half, return_index=True)
+        _, firsts = np.unique(self._layer(words) * 2 + half, return_index=True)
         places = [self.place(section, int(offsets[n])) for n in firsts]
         return min(
             places, key=lambda p: len(self.program) if p.instruction is None else p.instruction
         )
+
+    def _layer(self, words: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Whose KV store these words of the section are of."""
+        starts = np.array(self.stores) - self.image.sections["kv"].address
+        return np.searchsorted(starts, words, side="right") - 1
 
     def _is_value_exponent(self, byte: NDArray[np.int64]) -> NDArray[np.bool_]:
         return byte % (2 * self.kv.heads_per_word) >= self.kv.heads_per_word
@@ -143,19 +149,23 @@ class Atlas:
 
     def _kv(self, word: int, byte: int) -> tuple[int | None, dict[str, int | str]]:
         kv = self.kv
-        bank, at = divmod(word, kv.bank_words)
-        layer, head_group = divmod(bank, kv.head_groups)
-        if at < 2 * kv.capacity:
-            is_value, rank = divmod(at, kv.capacity)
+        layer = int(self._layer(np.array([word]))[0])
+        first = self.stores[layer] - self.image.sections["kv"].address
+        block, within = divmod(word - first, kv.block_words)
+        head_group, at = divmod(within, kv.group_words)
+        rank = block * KV_BLOCK_TOKENS
+        if at < 2 * KV_BLOCK_TOKENS:
+            is_value, slot = divmod(at, KV_BLOCK_TOKENS)
+            rank += slot
             head, element = divmod(byte, kv.head_dim)
             what: dict[str, int | str] = {"element": element}
         else:
             tokens, lane = divmod(byte, 2 * kv.heads_per_word)
-            rank = (at - 2 * kv.capacity) * kv.tokens_per_exponent_word + tokens
+            rank += (at - 2 * KV_BLOCK_TOKENS) * kv.tokens_per_exponent_word + tokens
             is_value, head = divmod(lane, kv.heads_per_word)
             what = {"element": "exponent"}
         epilogue = Epilogue.VALUE if is_value else Epilogue.KEY
-        return self._stores.get((layer, epilogue)), {
+        return self._writers.get((layer, epilogue)), {
             "tensor": epilogue.name.lower(),
             "layer": layer,
             "head group": head_group,

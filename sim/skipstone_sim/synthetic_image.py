@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.compiler.fit import check_fit
-from skipstone.compiler.program import Matrix, build_program
+from skipstone.compiler.program import KvStore, Matrix, build_program
 from skipstone.model import ModelConfig, rope_table
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.formats import fp16_parts
@@ -83,7 +83,8 @@ def synthetic_image(
     angles = row_words(config, 4 * model.head_dim)
     record = router_words(config, model.hidden)
     stride = logits_row_words(config, places["head"].blocks)
-    kv = KvLayout(0, kv_capacity, model.head_dim, model.kv_heads, config.word_bytes)
+    kv = KvLayout(model.head_dim, model.kv_heads, config.word_bytes)
+    store = kv.words(kv_capacity)
     length = model.layers * 9 + 6
     stored = {
         "program": row_words(config, 32 * length),
@@ -93,7 +94,7 @@ def synthetic_image(
         "rope": angles * kv_capacity,
     }
     reserved = {
-        "kv": kv.words(model.layers),
+        "kv": store * model.layers,
         "input": row_words(config, config.max_chunk * RECORD_BYTES),
         "records": row_words(config, kv_capacity * RECORD_BYTES),
         "logits": stride * config.max_chunk,
@@ -141,6 +142,7 @@ def synthetic_image(
         addresses=addresses,
         routers=[addresses["routers"] + n * record for n in range(model.layers)],
         kv_capacity=kv_capacity,
+        kv_stores=[KvStore(addresses["kv"] + n * store, kv_capacity) for n in range(model.layers)],
     )
     part("program", "r+")[: 32 * length] = np.frombuffer(encode_program(program), np.uint8)
 
@@ -153,7 +155,8 @@ def synthetic_image(
         "name": model.name, "hidden": model.hidden, "layers": model.layers, "heads": model.heads,
         "kv_heads": model.kv_heads, "head_dim": model.head_dim, "ffn": model.ffn,
         "vocabulary": model.vocab, "logits_stride": stride * config.word_bytes // 4,
-        "max_positions": kv_capacity, "kv_capacity": kv_capacity, "kv_rule": model.kv_rule,
+        "max_positions": kv_capacity, "kv_capacity": kv_capacity,
+        "kv_room": [kv_capacity] * model.layers, "kv_rule": model.kv_rule,
         "routed": False, "bos": None, "eos": None, "program_length": length,
     }  # fmt: skip
     return Image(config, manifest, sections)

@@ -1,17 +1,22 @@
-"""Random work for two devices: models of any shape, chunks, steps, rewinds, skip maps."""
+"""Random work for two devices: any model, chunks, steps, rewinds, skip maps, full KV stores."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from skipstone.compiler import compile_model
 from skipstone.spec.config import CoreConfig
+from skipstone.spec.errors import CoreErrorCode, DeviceError
 from skipstone.spec.image import Image
+from skipstone.spec.isa import Epilogue, decode_program, encode_program
 
 from .lockstep import Lockstep, input_records
 from .random_model import random_model, random_shape
 
-__all__ = ["random_chunk", "random_image", "random_walk"]
+__all__ = ["random_chunk", "random_image", "random_walk", "with_rooms"]
 
 
 def random_image(config: CoreConfig, rng: np.random.Generator, *, largest: int = 4) -> Image:
@@ -57,8 +62,22 @@ def random_chunk(
     return part
 
 
-def random_walk(both: Lockstep, image: Image, rng: np.random.Generator, runs: int) -> None:
-    """Chunks, steps and rewinds at random, forced or not. Raises Mismatch."""
+def with_rooms(image: Image, rooms: Sequence[int]) -> Image:
+    """The same image, as if its layers' KV stores had room for so many tokens and no more."""
+    section = image.sections["program"]
+    program = [
+        replace(i, a=rooms[i.layer]) if i.epilogue is Epilogue.KEY else i
+        for i in decode_program(np.asarray(section.data).tobytes())
+    ]
+    data = np.frombuffer(encode_program(program), np.uint8)
+    sections = dict(image.sections) | {"program": replace(section, data=data)}
+    return replace(image, model=image.model | {"kv_room": list(rooms)}, sections=sections)
+
+
+def random_walk(both: Lockstep, image: Image, rng: np.random.Generator, runs: int) -> int:
+    """Chunks, steps and rewinds at random, forced or not; after a full KV store, other tokens from
+    the same position on. Returns how often a store was full. Raises Mismatch."""
+    overflows = 0
     capacity = int(image.model["kv_capacity"])
     most = image.config.max_chunk
     position = 0
@@ -70,5 +89,12 @@ def random_walk(both: Lockstep, image: Image, rng: np.random.Generator, runs: in
         n = int(rng.integers(1, min(most, capacity - position) + 1))
         part = random_chunk(image, rng, n)
         steps = int(rng.integers(0, min(3, capacity - position - n) + 1))
-        result = both.kick(part, position=position, steps=steps, mode=int(rng.integers(0, 4)))
-        position += result.tokens_done
+        try:
+            result = both.kick(part, position=position, steps=steps, mode=int(rng.integers(0, 8)))
+            position += result.tokens_done
+        except DeviceError as error:
+            if error.code is not CoreErrorCode.KV_OVERFLOW:
+                raise
+            both.compare_memory()
+            overflows += 1
+    return overflows

@@ -3,7 +3,8 @@
 For every bitmap of a small core, every layer and length of a walk, and every behaviour of memory:
 the read commands of a walk, first for K, then for V, are in order the addresses that plain counting
 gives to positions 0 .. last. The rank of a version is the number of earlier positions that stored
-in its layer. Without a history buffer, every position is a miss.
+in its layer; its address counts from where the store of that layer begins, which is arbitrary.
+Without a history buffer, every position is a miss. All ranks lie in a store's first block.
 """
 
 import pytest
@@ -12,6 +13,7 @@ from amaranth.hdl import Array, Assert, Assume, Cat, Const, Module, Mux, ResetSi
 from amaranth.lib import wiring
 
 from skipstone.spec.config import CoreConfig
+from skipstone.spec.layout import KV_BLOCK_TOKENS, KvLayout
 from skipstone_hw.kv_index import KvIndex
 from skipstone_sim.formal import ProofFailure, prove
 
@@ -20,7 +22,8 @@ CONFIG = CoreConfig(
     name="proof", rows=8, columns=8, lanes=1, ports=1, port_bits=256, max_hidden=32, max_ffn=32,
     max_query=32, max_context=8, max_chunk=4, max_layers=LAYERS,
 )  # fmt: skip
-HEAD_DIM_LOG2, CAPACITY, BASE, LAYER_WORDS = 5, 64, 1000, 300
+HEAD_DIM_LOG2 = 5
+LAYOUT = KvLayout(1 << HEAD_DIM_LOG2, 1, CONFIG.word_bytes)
 TOKENS_PER_EXPONENT_WORD_LOG2 = HEAD_DIM_LOG2 - 1
 
 
@@ -61,6 +64,11 @@ class Walk(wiring.Component):
                 m.d.comb += seen[s][n].eq(stored[n][s] & (n <= layer))
             m.d.comb += Assume(seen[s].any())
 
+        # Stores begin anywhere, none where another does.
+        starts = [AnyConst(12) for _ in range(LAYERS)]
+        for n in range(LAYERS):
+            m.d.comb += [Assume(starts[n] != starts[other]) for other in range(n)]
+
         # What counting says of each position: version, rank, addresses.
         addresses, exponents, slots = [], [], []
         for s in range(self._positions):
@@ -71,19 +79,17 @@ class Walk(wiring.Component):
                         version.eq(n),
                         rank.eq(sum((stored[n][t] for t in range(s)), Const(0))),
                     ]
-            bank = BASE + version * LAYER_WORDS
-            addresses.append(bank + rank + self._shift)
-            exponents.append(bank + 2 * CAPACITY + (rank >> TOKENS_PER_EXPONENT_WORD_LOG2))
+            store = Array(starts)[version]
+            addresses.append(store + rank + self._shift)
+            exponents.append(store + 2 * KV_BLOCK_TOKENS + (rank >> TOKENS_PER_EXPONENT_WORD_LOG2))
             slots.append(rank[:TOKENS_PER_EXPONENT_WORD_LOG2])
 
         # The chunk holds all positions; its layers commit one after the other; then the walk.
         step = Signal(range(LAYERS + 3))
         m.d.comb += [
             index.geometry.head_dim_log2.eq(HEAD_DIM_LOG2),
-            index.geometry.base.eq(BASE),
-            index.geometry.capacity.eq(CAPACITY),
-            index.geometry.layer_words.eq(LAYER_WORDS),
-            index.geometry.bank_words.eq(LAYER_WORDS),
+            index.geometry.group_words.eq(LAYOUT.group_words),
+            index.geometry.block_words.eq(LAYOUT.block_words),
             index.geometry.head_groups.eq(1),
             index.geometry.kv_heads.eq(1),
             index.count.eq(self._positions),
@@ -95,6 +101,9 @@ class Walk(wiring.Component):
         for n in range(LAYERS):
             with m.If(step == n + 1):
                 m.d.comb += [
+                    index.store_set.eq(1),
+                    index.store_layer.eq(n),
+                    index.store.eq(starts[n]),
                     index.commit.eq(1),
                     index.commit_layer.eq(n),
                     index.commit_tokens.eq(stored[n]),
@@ -122,7 +131,7 @@ class Walk(wiring.Component):
             m.d.comb += [Assert(words != 0), Assert(at + words <= last + 1)]
             for k in range(self._positions):
                 with m.If((k < words) & (at + k <= last)):
-                    expected = addresses[at + k] + Mux(values, CAPACITY, 0)
+                    expected = addresses[at + k] + Mux(values, KV_BLOCK_TOKENS, 0)
                     m.d.comb += Assert(command.payload.address + k == expected)
             m.d.sync += [at.eq(at + words), exponents_read.eq(0)]
             with m.If((at + words == last + 1) & ~values):

@@ -91,7 +91,7 @@ def test_another_kind_of_file(saved):
 def test_another_version(saved):
     _, path = saved
     change(path, 8, struct.pack("<I", 99))
-    with pytest.raises(ImageError, match="format version must be 1, not 99"):
+    with pytest.raises(ImageError, match="format version must be 2, not 99"):
         Image.load(path)
 
 

@@ -50,13 +50,7 @@ class Problem:
     def __init__(self, rng: np.random.Generator, shape: tuple[int, int, int], position: int):
         head_dim, kv_heads, ratio = shape
         self.position, self.ratio = position, ratio
-        self.layout = KvLayout(
-            base=0,
-            capacity=CONFIG.max_context,
-            head_dim=head_dim,
-            kv_heads=kv_heads,
-            word_bytes=CONFIG.word_bytes,
-        )
+        self.layout = KvLayout(head_dim, kv_heads, CONFIG.word_bytes)
         self.count = min(CONFIG.max_chunk, CONFIG.max_context - position)
         total, heads = position + self.count, kv_heads * ratio
         # A random dot product has about `level` bits; 0 gives scores of a few units.
@@ -170,12 +164,11 @@ class TestBench:
         dut.geometry.value = pack(
             KvGeometry(),
             {
-                "capacity": layout.capacity,
                 "head_dim_log2": log2,
                 "kv_heads": layout.kv_heads,
                 "head_groups": layout.head_groups,
-                "bank_words": layout.bank_words,
-                "layer_words": layout.bank_words * layout.head_groups,
+                "group_words": layout.group_words,
+                "block_words": layout.block_words,
             },
         )
         for token in tokens:

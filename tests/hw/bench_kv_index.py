@@ -38,8 +38,8 @@ Run = tuple[int, int, int, bool]
 class Model:
     """Which layers each position stored in, what the history holds, and what a walk must read."""
 
-    def __init__(self, layout: KvLayout):
-        self.layout = layout
+    def __init__(self, layout: KvLayout, stores: list[int]):
+        self.layout, self.starts = layout, stores
         self.stored: list[set[int]] = []
         span = 1 << (layout.head_groups - 1).bit_length()
         self.kept = CONFIG.history_words // span  # positions that the history has room for
@@ -86,14 +86,13 @@ class Model:
     def commands(self, runs: list[Run]) -> list[Item]:
         """The reads of all passes."""
         found = []
-        per_word, capacity = self.layout.tokens_per_exponent_word, self.layout.capacity
         for head_group in range(self.layout.head_groups):
             for values in (0, 1):
                 for version, rank, length, opens in runs:
-                    bank = self.layout.bank(version, head_group)
-                    reads = [(bank + capacity * values + rank, length)]
+                    *rows, exponents = self.layout.places(self.starts[version], rank, head_group)
+                    reads = [(rows[values], length)]
                     if opens and not values:
-                        reads.insert(0, (bank + 2 * capacity + rank // per_word, 1))
+                        reads.insert(0, (exponents, 1))
                     found += [
                         {"address": address, "words": words, "kind": ReadKind.KV}
                         for address, words in reads
@@ -127,26 +126,24 @@ class TestBench:
             for name in ("fresh", "gaps"):
                 self.counted[name] += int(getattr(self.dut, name).value)
 
-    def use(self, *, head_dim: int, heads: int) -> None:
-        """Another model, which has stored nothing yet."""
-        layout = KvLayout(
-            base=self.rng.randrange(1 << 20),
-            capacity=CONFIG.max_context,
-            head_dim=head_dim,
-            kv_heads=heads,
-            word_bytes=max(CONFIG.word_bytes, head_dim),
-        )
-        self.model = Model(layout)
+    async def use(self, *, head_dim: int, heads: int) -> None:
+        """Another model, which has stored nothing yet; stores anywhere, in any order."""
+        layout = KvLayout(head_dim, heads, word_bytes=max(CONFIG.word_bytes, head_dim))
+        stores = [self.rng.randrange(1 << 20) for _ in range(LAYERS)]
+        self.model = Model(layout, stores)
+        for layer, store in enumerate(stores):
+            self.dut.store_layer.value, self.dut.store.value = layer, store
+            self.dut.store_set.value = 1
+            await cycle(self.dut)
+        self.dut.store_set.value = 0
         self.dut.geometry.value = pack(
             KvGeometry(),
             {
-                "base": layout.base,
-                "capacity": layout.capacity,
                 "head_dim_log2": head_dim.bit_length() - 1,
                 "kv_heads": heads,
                 "head_groups": layout.head_groups,
-                "bank_words": layout.bank_words,
-                "layer_words": layout.bank_words * layout.head_groups,
+                "group_words": layout.group_words,
+                "block_words": layout.block_words,
             },
         )
 
@@ -175,6 +172,7 @@ class TestBench:
         self.dut.rank_layer.value = layer
         await cycle(self.dut, 2)
         assert self.dut.rank_first.value == self.model.rank(self.position, layer)
+        assert self.dut.rank_store.value == self.model.starts[layer]
         self.dut.commit_layer.value = layer
         self.dut.commit_tokens.value = sum(1 << n for n in tokens)
         self.dut.commit.value = 1
@@ -247,7 +245,7 @@ async def exercise(dut: Any, stall: float, *, chunks: int) -> None:
     await begin(dut)
     bench = TestBench(dut, stall=stall)
     for head_dim, heads in ((32, 3), (64, 1), (128, 5)):
-        bench.use(head_dim=head_dim, heads=heads)
+        await bench.use(head_dim=head_dim, heads=heads)
         position = 0
         for n in range(chunks):
             count = 1 if n % 4 == 3 else bench.rng.randint(1, CHUNK)
@@ -275,7 +273,7 @@ async def dense(dut):
     """Without skipping, a pass is one read per exponent word, and takes a cycle per position."""
     await begin(dut)
     bench = TestBench(dut, stall=0.0)
-    bench.use(head_dim=64, heads=2)
+    await bench.use(head_dim=64, heads=2)
     tokens = CONFIG.max_context
     for position in range(0, tokens, CHUNK):
         await bench.begin_chunk(position, CHUNK)
@@ -297,7 +295,7 @@ async def any_order_of_layers(dut):
     """What a hit is does not depend on layers rising from walk to walk."""
     await begin(dut)
     bench = TestBench(dut, stall=0.0)
-    bench.use(head_dim=32, heads=1)
+    await bench.use(head_dim=32, heads=1)
     await bench.begin_chunk(0, CHUNK)
     for layer in range(LAYERS):
         tokens = [n for n in range(CHUNK) if layer == 0 or bench.rng.random() < 0.4]
@@ -311,7 +309,7 @@ async def after_a_failure(dut):
     """A chunk that was given up leaves the positions before it as they were, reset or not."""
     await begin(dut)
     bench = TestBench(dut, stall=0.0)
-    bench.use(head_dim=32, heads=1)
+    await bench.use(head_dim=32, heads=1)
     await bench.chunk(0, CHUNK, "random")
     await bench.chunk(CHUNK, 3, "alternating")
     for reset in (False, True):

@@ -24,7 +24,6 @@ from skipstone_sim.bench_tools import (
 
 CONFIG = bench_config()
 HEAD_DIMS = [1 << log2 for log2 in CONFIG.head_dim_log2]
-LAYERS = 3
 GUARD = 0xA5
 Pair = dict[str, Any]
 
@@ -49,11 +48,11 @@ def head_pairs(rng: np.random.Generator, kv: KvLayout, kind: PairKind, token: in
 
 
 class Store:
-    """Memory words around the KV store, at first a guard pattern, and what they should become."""
+    """Memory words around a KV store, at first a guard pattern, and what they should become."""
 
-    def __init__(self, kv: KvLayout):
-        self.kv = kv
-        words = kv.base + kv.words(LAYERS) + 4
+    def __init__(self, kv: KvLayout, start: int, room: int):
+        self.kv, self.start = kv, start
+        words = start + kv.words(room) + 4
         self.actual = np.full((words, kv.word_bytes), GUARD, np.uint8)
         self.expected = self.actual.copy()
 
@@ -62,14 +61,13 @@ class Store:
         enabled = [bool(write["strobe"] >> n & 1) for n in range(self.kv.word_bytes)]
         self.actual[write["address"], enabled] = data[enabled]
 
-    def expect(self, layer: int, rank: int, head: int, is_value: bool, data, exponent: int) -> None:
+    def expect(self, rank: int, head: int, is_value: bool, data, exponent: int) -> None:
         kv, per = self.kv, self.kv.heads_per_word
-        bank = kv.bank(layer, head // per)
+        *rows, exponents = kv.places(self.start, rank, head // per)
         at = head % per * kv.head_dim
-        self.expected[bank + rank + is_value * kv.capacity, at : at + kv.head_dim] = data
-        word, slot = divmod(rank, kv.tokens_per_exponent_word)
-        byte = slot * 2 * per + is_value * per + head % per
-        self.expected[bank + 2 * kv.capacity + word, byte] = exponent
+        self.expected[rows[is_value], at : at + kv.head_dim] = data
+        byte = rank % kv.tokens_per_exponent_word * 2 * per + is_value * per + head % per
+        self.expected[exponents, byte] = exponent
 
 
 async def serve_ranks(dut: Any, ranks: dict[int, int]) -> None:
@@ -81,11 +79,12 @@ async def serve_ranks(dut: Any, ranks: dict[int, int]) -> None:
         dut.rank.value = ranks.get(asked[0], 0)
 
 
-def configure(dut: Any, kv: KvLayout, layer: int) -> None:
+def configure(dut: Any, store: Store) -> None:
+    kv = store.kv
     dut.head_dim_log2.value = kv.head_dim.bit_length() - 1
-    dut.layer_base.value = kv.bank(layer, 0)
-    dut.bank_words.value = kv.bank_words
-    dut.kv_capacity.value = kv.capacity
+    dut.store.value = store.start
+    dut.group_words.value = kv.group_words
+    dut.block_words.value = kv.block_words
 
 
 async def settle(dut: Any) -> None:
@@ -109,13 +108,12 @@ async def exercise(dut: Any, stall_in: float, stall_out: float, *, rounds: int) 
         head_dim = HEAD_DIMS[n % len(HEAD_DIMS)]
         most = CONFIG.max_query // head_dim
         kv_heads = most if n < len(HEAD_DIMS) else int(rng.integers(1, most + 1))
-        capacity = int(rng.integers(CONFIG.max_chunk, 300))
-        kv = KvLayout(int(rng.integers(0, 1000)), capacity, head_dim, kv_heads, CONFIG.word_bytes)
-        store = Store(kv)
-        layer = int(rng.integers(LAYERS))
-        configure(dut, kv, layer)
+        room = int(rng.integers(CONFIG.max_chunk, 300))
+        kv = KvLayout(head_dim, kv_heads, CONFIG.word_bytes)
+        store = Store(kv, int(rng.integers(0, 1000)), room)
+        configure(dut, store)
         tokens = rng.choice(CONFIG.max_chunk, size=CONFIG.lanes, replace=False).tolist()
-        first = int(rng.integers(0, capacity - len(tokens) + 1))
+        first = int(rng.integers(0, room - len(tokens) + 1))
         ranks.clear()
         ranks.update({token: first + k for k, token in enumerate(tokens)})
         writes = 0
@@ -127,7 +125,7 @@ async def exercise(dut: Any, stall_in: float, stall_out: float, *, rounds: int) 
                     driver.queue(pairs)
                 pairs, data, exponent = head_pairs(rng, kv, kind, token, head)
                 driver.queue(pairs)
-                store.expect(layer, ranks[token], head, kind is PairKind.VALUE, data, exponent)
+                store.expect(ranks[token], head, kind is PairKind.VALUE, data, exponent)
                 writes += 2
         for write in await monitor.take(writes):
             store.apply(write)
@@ -154,15 +152,15 @@ async def full_rate(dut):
     await begin(dut)
     driver = StreamDriver(dut, "i", shape=MantissaPairLayout(CONFIG))
     monitor = StreamMonitor(dut, "o", shape=WriteLayout(CONFIG))
-    kv = KvLayout(64, 32, HEAD_DIMS[0], CONFIG.max_query // HEAD_DIMS[0], CONFIG.word_bytes)
-    store = Store(kv)
-    configure(dut, kv, 1)
+    kv = KvLayout(HEAD_DIMS[0], CONFIG.max_query // HEAD_DIMS[0], CONFIG.word_bytes)
+    store = Store(kv, 64, 32)
+    configure(dut, store)
     dut.rank.value = 5
     sent: list[Pair] = []
     for kind in (PairKind.KEY, PairKind.VALUE):
         for head in range(kv.kv_heads):
             pairs, data, exponent = head_pairs(rng, kv, kind, 0, head)
-            store.expect(1, 5, head, kind is PairKind.VALUE, data, exponent)
+            store.expect(5, head, kind is PairKind.VALUE, data, exponent)
             sent += pairs
     begun = cycles()
     await driver.send(sent)
@@ -182,8 +180,8 @@ async def idle_covers_parts(dut):
     rng = np.random.default_rng(8)
     await begin(dut)
     driver = StreamDriver(dut, "i", shape=MantissaPairLayout(CONFIG))
-    kv = KvLayout(0, 16, HEAD_DIMS[0], 1, CONFIG.word_bytes)
-    configure(dut, kv, 0)
+    kv = KvLayout(HEAD_DIMS[0], 1, CONFIG.word_bytes)
+    configure(dut, Store(kv, 0, 16))
     assert dut.idle.value == 1
     pairs, _, _ = head_pairs(rng, kv, PairKind.KEY, 0, 0)
     await driver.send(pairs[:3])

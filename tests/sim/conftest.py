@@ -24,13 +24,14 @@ def image(
     skip: float | None = 0.3,
     seed: int = 0,
     capacity: int = 64,
+    kv_skip: float | tuple[float, ...] = 0.0,
     **fields: object,
 ) -> Image:
     """The image of a random model; `fields` are those of `ModelConfig`."""
     config = CONFIGS[core]
     shape = random_shape(max_positions=capacity, **fields)
     model = random_model(shape, group=config.group, skip=skip, seed=seed)
-    return compile_model(model, config, kv_capacity=capacity)
+    return compile_model(model, config, kv_capacity=capacity, kv_expected_skip=kv_skip)
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,11 @@ import pytest
 
 from skipstone.runtime import Engine, First, SkipDecode
 from skipstone.spec.config import CONFIGS
+from skipstone.spec.errors import KvRoomError
 from skipstone.spec.records import OUTPUT_RECORD, RECORD_BYTES, decisions_of, force_decisions
 from skipstone_sim.lockstep import input_records
 from skipstone_sim.verilated import MemoryModel
+from skipstone_sim.walks import random_walk, with_rooms
 
 pytestmark = [pytest.mark.rtl, pytest.mark.xdist_group("core")]
 
@@ -139,3 +141,58 @@ def test_schedules_need_no_hardware(lockstep, random_image):
         assert got == expected
         assert (decisions == wanted).all()
         assert 0 < generation.statistics.attention_skipped < 1
+
+
+# -- room for keys and values ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kv_rule", ["kv_reuse", "kv_recompute"])
+@pytest.mark.parametrize("core", [TINY, SMALL])
+def test_stores_that_fill(lockstep, random_image, core, kv_rule):
+    """At any layer: the same error in both, and the sequence before it goes on."""
+    both = lockstep(core)
+    rng = np.random.default_rng(21)
+    image = random_image(core, layers=5, heads=2, kv_heads=2, kv_rule=kv_rule)
+    image = with_rooms(image, rng.integers(12, 40, 5).tolist())
+    both.load(image)
+    assert random_walk(both, image, rng, 14) >= 3
+
+
+def test_smaller_stores(lockstep, random_image):
+    """Where a layer's store ends, the next one's begins."""
+    both = lockstep(TINY)
+    shares = (0.0, 0.9, 0.5, 0.7, 0.3)
+    fields = {"layers": 5, "heads": 2, "kv_heads": 2, "capacity": 192}
+    image = random_image(TINY, kv_skip=shares, **fields)
+    assert image.model["kv_room"] == [192, 64, 128, 64, 192]
+    whole = random_image(TINY, **fields)
+    assert image.sections["kv"].words * 15 == whole.sections["kv"].words * 10
+    both.load(image)
+    rng = np.random.default_rng(22)
+    for position in range(0, 184, 8):
+        part = input_records(rng.integers(0, image.model["vocabulary"], 8))
+        executed = rng.random((8, 5, 2)) < [[[0.9], [0.2], [0.6], [0.3], [0.9]]]
+        force_decisions(part, executed)
+        both.kick(part, position=position)
+
+
+def test_a_full_store_is_explained(lockstep, random_image):
+    """The error names layer and room; the tokens before the chunk stay and others follow them."""
+    both = lockstep(TINY)
+    rooms = [64, 64, 11, 64]
+    image = with_rooms(random_image(TINY, layers=4, heads=2, kv_heads=2), rooms)
+    attending, skipping = np.ones((2, 4, 2), np.bool_)
+    skipping[2] = False
+    texts = []
+    for device in (both.expected, both.actual):
+        engine = Engine(device, image)
+        engine.forward(range(8), decisions=attending)
+        with pytest.raises(KvRoomError, match=r"layer 2 has room .* of 11 tokens") as caught:
+            engine.forward(range(16), 8, decisions=attending)
+        assert (caught.value.layer, caught.value.room, engine.length) == (2, 11, 8)
+        engine.forward(range(3), 8, decisions=attending)  # to the last place
+        result = engine.forward(range(16), 11, decisions=skipping)
+        space = engine.kv_space()
+        assert space.stored_bytes < space.reserved_bytes
+        texts.append(result.logits)
+    assert (texts[0] == texts[1]).all()

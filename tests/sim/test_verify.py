@@ -105,12 +105,11 @@ def test_a_wrong_byte_of_the_cache_is_located(image, part):
         def _store(self, i, kv, positions, y, pc):
             super()._store(i, kv, positions, y, pc)
             if i.layer == 1 and rank in positions and i.epilogue.name == kind.upper():
-                bank = kv.bank(1, 0)
+                *rows, word = kv.places(int(self._stores[1]), rank, 0)
                 if "exponent" in part:
-                    word = bank + 2 * kv.capacity + rank // kv.tokens_per_exponent_word
                     byte = (rank % kv.tokens_per_exponent_word) * 2 + (kind == "value")
                 else:
-                    word, byte = bank + rank + (kind == "value") * kv.capacity, 19
+                    word, byte = rows[kind == "value"], 19
                 self._memory[word, byte] ^= 0x10
 
     report = check(image, Broken(TINY))
@@ -319,15 +318,15 @@ def test_keys_and_values_have_places(core, name):
     kv, width = atlas.kv, image.config.word_bytes
     groups, per_word, is_value = kv.head_groups, kv.heads_per_word, name == "value"
     assert (groups, per_word) == ((2, 1) if core == "sim-tiny" else (1, 2))
-    section = image.sections["kv"]
     rng = np.random.default_rng(5)
-    for layer, rank, head, element in rng.integers(0, [6, kv.capacity, 2, 32], (50, 4)).tolist():
+    room = image.model["kv_room"][0]
+    for layer, rank, head, element in rng.integers(0, [6, room, 2, 32], (50, 4)).tolist():
         group, lane = divmod(head, per_word)
-        bank = kv.bank(layer, group) - section.address
-        exponents = (bank + 2 * kv.capacity) * width + rank * 2 * per_word
+        *rows, exponents = kv.places(layer * kv.words(room), rank, group)
+        slot = rank % kv.tokens_per_exponent_word
         offsets = {
-            element: (bank + is_value * kv.capacity + rank) * width + lane * 32 + element,
-            "exponent": exponents + is_value * per_word + lane,
+            element: rows[is_value] * width + lane * 32 + element,
+            "exponent": exponents * width + (2 * slot + is_value) * per_word + lane,
         }
         for what, offset in offsets.items():
             place = atlas.place("kv", offset)
@@ -340,8 +339,8 @@ def test_keys_and_values_have_places(core, name):
 def test_of_several_bytes_the_first_written_is_named(image):
     """Keys are stored before values, though their exponents lie behind both."""
     kv = Atlas(image).kv
-    word = 2 * kv.capacity  # first exponents
-    value, exponents = kv.capacity * TINY.word_bytes, word * TINY.word_bytes
+    _, *words = kv.places(0, 0, 0)
+    value, exponents = (word * TINY.word_bytes for word in words)
     place = Atlas(image).first_written("kv", np.array([value, exponents, exponents + 1]))
     assert (place.fields["tensor"], place.fields["element"]) == ("key", "exponent")
 

@@ -12,6 +12,7 @@ from .console import Narrator, output
 from .inspect import section_table
 from .options import (
     CoreOption,
+    KvExpectedSkipOption,
     KvRuleOption,
     MethodChoice,
     MethodOption,
@@ -33,11 +34,14 @@ def compile_command(
     routers: RoutersOption = None,
     kv_rule: KvRuleOption = None,
     quantizer: MethodOption = MethodChoice.rtn,
+    kv_expected_skip: KvExpectedSkipOption = "0",
 ) -> None:
     """Compile a model into an image file."""
     named_config(core)
     with Narrator() as narrator:
-        image = make_image(narrator, None, model, core, routers, kv_rule, quantizer)
+        image = make_image(
+            narrator, None, model, core, routers, kv_rule, quantizer, kv_expected_skip
+        )
     path = output_path or Path(f"{image.model['name']}-{core}.skipstone")
     image.save(path)
     console = output()

@@ -102,7 +102,7 @@ def statistics_table(s: Statistics, device: Device, space: KvSpace) -> Table:
     kib = core.word_bytes / 1024
     table.add_row("KV stored", "", f"{space.stored * kib:,.1f} KiB")
     table.add_row("KV stored without skipping", "", f"{space.dense * kib:,.1f} KiB")
-    table.add_row("KV allocated", "", f"{space.allocated * kib:,.1f} KiB")
+    table.add_row("KV reserved", "", f"{space.reserved * kib:,.1f} KiB")
     return table
 
 

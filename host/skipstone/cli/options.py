@@ -9,8 +9,10 @@ from typing import Annotated
 import typer
 
 from ..build import build_image
+from ..compiler import ExpectedSkip
 from ..model import SHIPPED
 from ..spec.config import CONFIGS, named_config
+from ..spec.errors import RequestError
 from ..spec.image import Image
 from .console import Narrator
 
@@ -18,6 +20,7 @@ __all__ = [
     "CoreOption",
     "DeviceOption",
     "ImageArgument",
+    "KvExpectedSkipOption",
     "KvRuleChoice",
     "KvRuleOption",
     "MethodChoice",
@@ -62,6 +65,15 @@ MethodOption = Annotated[MethodChoice, typer.Option(help="How weights are rounde
 CoreOption = Annotated[
     str, typer.Option("--core", help=f"Core configuration: {', '.join(CONFIGS)}.", metavar="NAME")
 ]
+KvExpectedSkipOption = Annotated[
+    str,
+    typer.Option(
+        "--kv-expected-skip",
+        help="Share of the tokens that skip attention, or one for each layer, with commas: KV "
+        "stores get room for the others and a margin.",
+        metavar="SHARES",
+    ),
+]
 DeviceOption = Annotated[
     str, typer.Option("--device", "-d", help="Device to run on; see `skipstone devices`.")
 ]
@@ -69,6 +81,17 @@ ImageArgument = Annotated[
     Path | None,
     typer.Argument(help="Image file; without it, the model is compiled.", show_default=False),
 ]
+
+
+def _expected_skip(text: str) -> ExpectedSkip:
+    """One number, or several between commas."""
+    try:
+        shares = [float(share) for share in text.split(",")]
+    except ValueError:
+        raise RequestError(
+            f"--kv-expected-skip must be numbers with commas between them, not {text!r}"
+        ) from None
+    return shares[0] if len(shares) == 1 else shares
 
 
 def make_image(
@@ -79,6 +102,7 @@ def make_image(
     routers: str | None,
     kv_rule: KvRuleChoice | None,
     method: MethodChoice,
+    kv_expected_skip: str = "0",
 ) -> Image:
     """The image in file `path`, or that of `model`, compiled or from the cache."""
     if path is not None:
@@ -89,5 +113,6 @@ def make_image(
         routers=routers,
         kv_rule=None if kv_rule is None else kv_rule.value,
         method=method.value,
+        kv_expected_skip=_expected_skip(kv_expected_skip),
         progress=narrator.step,
     )

@@ -16,6 +16,7 @@ from ..spec.formats import fp16_parts
 from ..spec.image import Image, ImageWriter, Section
 from ..spec.isa import INSTRUCTION_BYTES, encode_program
 from ..spec.layout import RouterRecord, pack_matrix, pack_router, row_words
+from .kv_room import ExpectedSkip
 from .plan import Plan, plan_image
 from .program import program_length
 
@@ -100,16 +101,18 @@ def compile_model(
     config: CoreConfig,
     *,
     kv_capacity: int | None = None,
+    kv_expected_skip: ExpectedSkip = 0.0,
     progress: Progress | None = None,
 ) -> Image:
     """The memory image of `model` for core `config`, in memory.
 
     `kv_capacity` is the longest sequence in tokens (default: the smaller of the model's and the
-    core's limit).
+    core's limit); with `kv_expected_skip`, the share of tokens that skip attention, of all layers
+    or of each, the KV stores get only that much room and a margin (`kv_rooms`).
 
     Raises ConfigError if the model does not fit the core.
     """
-    plan = plan_image(model.config, config, kv_capacity)
+    plan = plan_image(model.config, config, kv_capacity, kv_expected_skip)
     data = {name: np.empty(size, np.uint8) for name, size in _sizes(plan).items()}
     filled = dict.fromkeys(data, 0)
     for name, piece in _contents(plan, model, progress):
@@ -133,10 +136,11 @@ def compile_to_file(
     path: str | os.PathLike[str],
     *,
     kv_capacity: int | None = None,
+    kv_expected_skip: ExpectedSkip = 0.0,
     progress: Progress | None = None,
 ) -> None:
     """Write the image that `compile_model` gives to file `path`, holding little of it at a time."""
-    plan = plan_image(model.config, config, kv_capacity)
+    plan = plan_image(model.config, config, kv_capacity, kv_expected_skip)
     manifest = plan.manifest(routed=_is_routed(model))
     with ImageWriter(path, config, manifest, plan.sections, _sizes(plan)) as writer:
         for name, piece in _contents(plan, model, progress):

@@ -6,6 +6,7 @@ sizes, addresses and the program of a model that nobody has.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,8 @@ from ..spec.isa import INSTRUCTION_BYTES, Instruction
 from ..spec.layout import KvLayout, logits_row_words, matrix_words, router_words, row_words
 from ..spec.records import RECORD_BYTES
 from .fit import check_fit
-from .program import Matrix, build_program, program_length
+from .kv_room import ExpectedSkip, kv_rooms
+from .program import KvStore, Matrix, build_program, program_length
 
 __all__ = ["Plan", "plan_image"]
 
@@ -49,6 +51,8 @@ class Plan:
     config : CoreConfig
     kv_capacity : int
         Longest sequence in tokens.
+    kv_stores : tuple of KvStore
+        Of each layer; absolute addresses.
     matrices : dict of str to Matrix
         By "LAYER.NAME", and "head"; absolute addresses. Exponents are 0: they come with weights.
     sections : dict of str to (address, words)
@@ -57,6 +61,7 @@ class Plan:
     shape: ModelConfig
     config: CoreConfig
     kv_capacity: int
+    kv_stores: tuple[KvStore, ...]
     matrices: Mapping[str, Matrix]
     sections: Mapping[str, tuple[int, int]]
 
@@ -86,6 +91,7 @@ class Plan:
             addresses={name: address for name, (address, _) in self.sections.items()},
             routers=[routers + layer * step for layer in range(self.shape.layers)],
             kv_capacity=self.kv_capacity,
+            kv_stores=self.kv_stores,
         )
 
     def manifest(self, *, routed: bool) -> dict[str, Any]:
@@ -103,6 +109,7 @@ class Plan:
             "logits_stride": self.logits_stride,
             "max_positions": s.max_positions,
             "kv_capacity": self.kv_capacity,
+            "kv_room": [store.room for store in self.kv_stores],
             "kv_rule": s.kv_rule,
             "routed": routed,
             "bos": s.bos,
@@ -111,11 +118,16 @@ class Plan:
         }
 
 
-def plan_image(shape: ModelConfig, config: CoreConfig, kv_capacity: int | None = None) -> Plan:
+def plan_image(
+    shape: ModelConfig,
+    config: CoreConfig,
+    kv_capacity: int | None = None,
+    kv_expected_skip: ExpectedSkip = 0.0,
+) -> Plan:
     """The plan of a model of `shape` on core `config`.
 
-    `kv_capacity` defaults to the smaller of the model's and the core's limit. Raises ConfigError if
-    the model does not fit the core.
+    `kv_capacity` defaults to the smaller of the model's and the core's limit; `kv_expected_skip`
+    makes the KV stores smaller (`kv_rooms`). Raises ConfigError if the model does not fit the core.
     """
     if kv_capacity is None:
         kv_capacity = max(64, min(shape.max_positions, config.max_context) // 64 * 64)
@@ -125,14 +137,15 @@ def plan_image(shape: ModelConfig, config: CoreConfig, kv_capacity: int | None =
     for name, outputs, inputs in _matrix_sizes(shape):
         tiles[name] = Matrix(weights, inputs // config.group, -(-outputs // config.columns), 0)
         weights += matrix_words(config, tiles[name].groups, tiles[name].blocks)
-    kv = KvLayout(0, kv_capacity, shape.head_dim, shape.kv_heads, config.word_bytes)
+    kv = KvLayout(shape.head_dim, shape.kv_heads, config.word_bytes)
+    rooms = kv_rooms(shape, kv_capacity, kv_expected_skip)
     sizes = {
         "program": row_words(config, program_length(shape.layers) * INSTRUCTION_BYTES),
         "weights": weights,
         "embedding": shape.vocab * row_words(config, 2 * shape.hidden),
         "routers": shape.layers * router_words(config, shape.hidden),
         "rope": kv_capacity * row_words(config, 4 * shape.head_dim),
-        "kv": kv.words(shape.layers),
+        "kv": sum(kv.words(room) for room in rooms),
         "input": row_words(config, config.max_chunk * RECORD_BYTES),
         "records": row_words(config, kv_capacity * RECORD_BYTES),
         "logits": logits_row_words(config, tiles["head"].blocks) * config.max_chunk,
@@ -143,4 +156,6 @@ def plan_image(shape: ModelConfig, config: CoreConfig, kv_capacity: int | None =
         at += words
     base = sections["weights"][0]
     placed = {n: Matrix(base + m.address, m.groups, m.blocks, 0) for n, m in tiles.items()}
-    return Plan(shape, config, kv_capacity, placed, sections)
+    ends = list(itertools.accumulate(map(kv.words, rooms), initial=sections["kv"][0]))
+    stores = tuple(map(KvStore, ends, rooms))
+    return Plan(shape, config, kv_capacity, stores, placed, sections)

@@ -7,15 +7,16 @@ core otherwise overlaps neighbours.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..model import ModelConfig
 from ..spec.config import CoreConfig
 from ..spec.isa import Epilogue, Flag, Instruction, Opcode, Select, Source
 from ..spec.layout import row_words
 
-__all__ = ["Matrix", "build_program", "program_length"]
+__all__ = ["KvStore", "Matrix", "build_program", "program_length"]
 
 LOOP_START = 2
 """Where NEXT continues: behind the two set-up instructions."""
@@ -29,6 +30,13 @@ class Matrix:
     groups: int
     blocks: int
     exponent: int
+
+
+class KvStore(NamedTuple):
+    """A layer's packed KV store: word address, and the tokens that it has room for."""
+
+    address: int
+    room: int
 
 
 def _float_bits(value: float) -> int:
@@ -63,7 +71,11 @@ def _linear(
 
 
 def _layer(
-    model: ModelConfig, layer: int, matrices: Mapping[str, Matrix], routers: list[int]
+    model: ModelConfig,
+    layer: int,
+    matrices: Mapping[str, Matrix],
+    routers: list[int],
+    store: KvStore,
 ) -> Iterator[Instruction]:
     attention, mlp = Select.ATTENTION, Select.MLP
     # Layer 0 has K and V of every token; the recompute rule has them in all layers.
@@ -81,9 +93,10 @@ def _layer(
         address=first.address,
         groups=first.groups,
         blocks=first.blocks,
+        a=store.address,
     )
     yield _linear(first, Epilogue.QUERY, layer=layer, select=attention, flags=norm)
-    yield _linear(matrix("k"), Epilogue.KEY, layer=layer, select=stores, flags=norm)
+    yield _linear(matrix("k"), Epilogue.KEY, layer=layer, select=stores, flags=norm, a=store.room)
     yield _linear(matrix("v"), Epilogue.VALUE, layer=layer, select=stores, flags=norm)
     # The next layer's routers are loaded while nothing writes the residual stream: no barrier.
     if layer + 1 < model.layers:
@@ -121,17 +134,18 @@ def build_program(
     addresses: Mapping[str, int],
     routers: list[int],
     kv_capacity: int,
+    kv_stores: Sequence[KvStore],
 ) -> list[Instruction]:
     """Instructions of `model`.
 
     `matrices` holds "LAYER.NAME" for q, k, v, o, gate_up, down, and "head"; `addresses` the
-    sections' words; `routers` each layer's router record.
+    sections' words; `routers` each layer's router record, `kv_stores` its KV store; `kv_capacity`
+    is the longest sequence in tokens.
     """
     barrier = Flag.BARRIER
     program = [
         Instruction(
             opcode=Opcode.GEOMETRY,
-            address=addresses["kv"],
             groups=model.hidden // config.group,
             blocks=model.layers,
             exponent=model.head_dim.bit_length() - 1,
@@ -153,7 +167,7 @@ def build_program(
         Instruction(opcode=Opcode.EMBED, address=addresses["input"], flags=barrier),
     ]
     for layer in range(model.layers):
-        program += _layer(model, layer, matrices, routers)
+        program += _layer(model, layer, matrices, routers, kv_stores[layer])
     program += [
         _linear(
             matrices["head"],

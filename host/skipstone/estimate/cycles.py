@@ -145,9 +145,7 @@ class RunModel:
         self._hidden_groups = geometry.groups
         self._query_heads = geometry.source
         self._kv_heads = geometry.a & 0xFFFF
-        self._kv = KvLayout(
-            0, geometry.a >> 16, 1 << geometry.exponent, self._kv_heads, config.word_bytes
-        )
+        self._kv = KvLayout(1 << geometry.exponent, self._kv_heads, config.word_bytes)
         stores = {
             i.layer: i.select
             for i in program
@@ -175,6 +173,8 @@ class RunModel:
             case Select.MLP:
                 return int(self._decisions.mlp[chunk, i.layer].sum())
             case Select.OUTPUT:
+                if mode & Mode.NO_OUTPUT:
+                    return 0
                 return count if mode & Mode.ALL_LOGITS else 1
         return count
 

@@ -226,7 +226,7 @@ def estimate(
     prefill, decode = RunCost(), RunCost()
     for position, count in runs_of(prompt, core.max_chunk):
         last = position + count == prompt
-        prefill.add(runs.run(position, count, mode=int(Mode.LOGITS) if last else 0))
+        prefill.add(runs.run(position, count, mode=int(Mode.LOGITS if last else Mode.NO_OUTPUT)))
     for position, times in sampled(prompt, generate, _SAMPLES):
         decode.add(runs.run(position, 1, mode=int(Mode.LOGITS)), times)
 

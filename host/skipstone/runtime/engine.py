@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..devices import NO_TOKEN, Device, Run
-from ..spec.errors import RequestError
+from ..spec.errors import CoreErrorCode, DeviceError, KvRoomError, RequestError
 from ..spec.image import Image
+from ..spec.isa import INSTRUCTION_BYTES, Instruction, Opcode
 from ..spec.records import decisions_of
 from ..spec.registers import Mode
 from .kv_space import KvSpace
@@ -124,11 +125,23 @@ class Engine:
         try:
             self.device.start(run)
             done = self.device.wait(self.timeout_s).tokens_done
+        except DeviceError as error:
+            self.device.reset()
+            raise self._explained(error, position) from error
         except BaseException:
             self.device.reset()
             raise
         self.length = position + done
         return done
+
+    def _explained(self, error: DeviceError, position: int) -> DeviceError | KvRoomError:
+        """What ended a run: a full KV store has an error of its own."""
+        if error.code is not CoreErrorCode.KV_OVERFLOW:
+            return error
+        program = np.asarray(self.image.sections["program"].data)
+        raw = program[error.pc * INSTRUCTION_BYTES :][:INSTRUCTION_BYTES]
+        i = Instruction.decode(raw.tobytes())
+        return KvRoomError(i.layer, i.a, position) if i.opcode is Opcode.LINEAR else error
 
     def _kick(
         self,
@@ -203,7 +216,8 @@ class Engine:
             all, a mask (layers, modules), or a map (tokens, layers, modules).
 
         Raises RequestError for no tokens, ids out of range, a position beyond the sequence, more
-        tokens than the context holds, or decisions of another shape; DeviceError if the core stops.
+        tokens than the context holds, or decisions of another shape; KvRoomError if a layer's KV
+        store is full (tokens before that chunk are kept); DeviceError if the core stops.
         """
         self._check_tokens(tokens)
         if not 0 <= position <= self.length:
@@ -219,12 +233,12 @@ class Engine:
         phase, logits, records = Phase(), [], []
         for offset, chunk in self._chunks(tokens):
             last = offset + len(chunk) == len(tokens)
-            mode = Mode.LOGITS if last or all_logits else Mode(0)
+            mode = Mode.LOGITS if last or all_logits else Mode.NO_OUTPUT
             if all_logits:
                 mode |= Mode.ALL_LOGITS
             at = position + offset
             records.append(self._kick(at, chunk, phase, schedule=schedule, mode=mode))
-            if mode:
+            if last or all_logits:
                 logits.append(self._mailbox.read_logits(len(chunk) if all_logits else 1))
         together = np.concatenate(records)
         return StepResult(
@@ -380,7 +394,9 @@ class Generation:
         engine, greedy, schedule = self.engine, self.sampler.greedy, self.schedule
         chunks = list(engine._chunks(pending))
         for offset, chunk in chunks[:-1]:
-            records = engine._kick(position + offset, chunk, phase, schedule=schedule)
+            records = engine._kick(
+                position + offset, chunk, phase, schedule=schedule, mode=Mode.NO_OUTPUT
+            )
             self.statistics.add_records(records)
         offset, chunk = chunks[-1]
         room = engine.context - (position + len(pending))

@@ -16,9 +16,8 @@ __all__ = ["KvSpace", "kv_layout", "stored_versions"]
 
 
 def kv_layout(model: dict[str, Any], word_bytes: int) -> KvLayout:
-    """The store of an image's model, addresses relative to its section."""
-    capacity, head_dim, heads = (int(model[n]) for n in ("kv_capacity", "head_dim", "kv_heads"))
-    return KvLayout(0, capacity, head_dim, heads, word_bytes)
+    """Shape of the stores of an image's model."""
+    return KvLayout(int(model["head_dim"]), int(model["kv_heads"]), word_bytes)
 
 
 def stored_versions(decisions: DecisionMap, kv_rule: str) -> NDArray[np.bool_]:
@@ -37,17 +36,29 @@ class KvSpace:
 
     Attributes
     ----------
-    allocated : int
-        Reserved when the image was compiled.
+    word_bytes : int
+    reserved : int
+        For the layers' stores, when the image was compiled.
     stored : int
         Taken by the K, V and exponents of the sequence.
     dense : int
         What it would take if no token skipped attention.
     """
 
-    allocated: int
+    word_bytes: int
+    reserved: int
     stored: int
     dense: int
+
+    @property
+    def reserved_bytes(self) -> int:
+        """`reserved`, in bytes."""
+        return self.reserved * self.word_bytes
+
+    @property
+    def stored_bytes(self) -> int:
+        """`stored`, in bytes."""
+        return self.stored * self.word_bytes
 
     @classmethod
     def of(cls, model: dict[str, Any], word_bytes: int, decisions: DecisionMap) -> KvSpace:
@@ -56,7 +67,8 @@ class KvSpace:
         tokens, layers, _ = decisions.shape
         ranks = stored_versions(decisions, str(model["kv_rule"])).sum(axis=0)
         return cls(
-            allocated=layout.words(layers),
+            word_bytes=word_bytes,
+            reserved=sum(layout.words(int(room)) for room in model["kv_room"]),
             stored=sum(layout.stored_words(int(n)) for n in ranks),
             dense=layers * layout.stored_words(tokens),
         )

@@ -18,6 +18,7 @@ __all__ = [
     "DeviceTimeoutError",
     "ImageError",
     "InterruptLostError",
+    "KvRoomError",
     "LinkError",
     "RequestError",
     "RunAbortedError",
@@ -55,6 +56,25 @@ class RequestError(SkipstoneError, ValueError):
     """A request that the model or the device cannot serve (too long, empty, out of range)."""
 
 
+class KvRoomError(RequestError):
+    """A sequence executes attention in a layer more often than its KV store has room for.
+
+    Attributes
+    ----------
+    layer : int
+    room : int
+        Tokens that the layer's store holds.
+    """
+
+    def __init__(self, layer: int, room: int, position: int):
+        self.layer, self.room = layer, room
+        super().__init__(
+            f"layer {layer} has room for the keys and values of {room} tokens, and the tokens from "
+            f"position {position} on need more; the sequence before them is kept. Compile the "
+            "model with a lower kv_expected_skip (--kv-expected-skip) for that layer"
+        )
+
+
 class ToolError(SkipstoneError, RuntimeError):
     """A program that the action needs is missing or failed."""
 
@@ -71,7 +91,7 @@ class CoreErrorCode(IntEnum):
     PROGRAM_CRC = 5  # an instruction's check word does not match
     WATCHDOG = 6  # no progress for WATCHDOG_CYCLES cycles
     TOKEN_RANGE = 7  # a token id at or beyond the vocabulary
-    KV_OVERFLOW = 8  # position beyond the KV capacity
+    KV_OVERFLOW = 8  # position beyond the longest sequence, or a layer's KV store is full
 
 
 class DeviceError(SkipstoneError, RuntimeError):

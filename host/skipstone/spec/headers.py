@@ -17,7 +17,8 @@ from . import formats, registers, tables
 from .config import CoreConfig
 from .errors import CoreErrorCode
 from .isa import INSTRUCTION_BYTES, Epilogue, Flag, Opcode, Select, Source
-from .legality import KV_CAPACITY_STEP, NEEDS
+from .layout import KV_BLOCK_TOKENS
+from .legality import NEEDS
 from .records import FORCE, INPUT_RECORD, OUTPUT_RECORD, RECORD_BYTES
 
 __all__ = ["config_header", "spec_header"]
@@ -80,7 +81,7 @@ def _spec() -> Iterator[str]:
     yield from ("", "// Bit m of NEEDS[o]: opcode o only after opcode m.")
     needs = [sum(1 << n for n in NEEDS.get(opcode, ())) for opcode in Opcode]
     yield from _array("unsigned short", "NEEDS", needs)
-    yield _constant("KV_CAPACITY_STEP", KV_CAPACITY_STEP)
+    yield _constant("KV_BLOCK_TOKENS", KV_BLOCK_TOKENS)
     yield from ("", "// Token records: byte offsets.")
     yield _constant("RECORD_BYTES", RECORD_BYTES)
     yield _constant("RECORD_FORCE", FORCE)

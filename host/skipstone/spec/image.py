@@ -35,7 +35,7 @@ from .errors import ConfigError, ImageError
 __all__ = ["FORMAT_VERSION", "MAGIC", "Image", "ImageWriter", "Section"]
 
 MAGIC = b"SKIPSTON"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _ALIGN = 4096
 _BUFFER_BYTES = 4 << 20
 """How much of a section is read or written at once."""

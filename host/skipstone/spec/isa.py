@@ -53,9 +53,9 @@ class Opcode(IntEnum):
     HALT = 0
     """End of the run: everything written is acknowledged, then ap_done."""
     GEOMETRY = 1
-    """Model shape. address: KV region · groups: hidden / group · blocks: layers ·
-    exponent: log2 head_dim · source: query heads per KV head · a: KV heads 15:0, KV capacity in
-    tokens 31:16 · b: 1 / hidden (binary32) · c: RMSNorm epsilon (binary32)."""
+    """Model shape. groups: hidden / group · blocks: layers · exponent: log2 head_dim ·
+    source: query heads per KV head · a: KV heads 15:0, longest sequence in tokens 31:16 ·
+    b: 1 / hidden (binary32) · c: RMSNorm epsilon (binary32)."""
     TABLES = 2
     """Memory map. address: embedding table · a: RoPE table · b: output records ·
     c: vocabulary size. groups: embedding words per row · blocks: RoPE words per row."""
@@ -68,14 +68,16 @@ class Opcode(IntEnum):
     """Fix both decisions of `layer` for each token of the chunk. A token whose residual was not
     written since the router buffer was loaded is passed over the router vectors first. `groups` ×
     `blocks` tiles at `address`: the matrix that follows if a token executes attention, which a core
-    may begin to read before it knows; no blocks, nothing to read."""
+    may begin to read before it knows; no blocks, nothing to read. a: first word of the layer's KV
+    store, for this and all later layers of the run."""
     LINEAR = 6
     """y = W·v for the selected tokens, `groups` × `blocks` tiles at `address`, `exponent` the
     largest scale exponent of the matrix, then the epilogue."""
     ATTEND = 7
     """Attention of the selected tokens in `layer`: queries → second activation buffer."""
     NEXT = 8
-    """Write the output record of each token of the chunk. If steps remain and the last token's
+    """Write the output record of each token of the chunk; the next token is 0 where no LOGITS was
+    executed for it. If steps remain and the last token's
     argmax is not EOS: the argmax becomes the chunk, the position advances, and execution continues
     at instruction a."""
 
@@ -89,7 +91,8 @@ class Epilogue(IntEnum):
     QUERY = 1
     """RoPE, then BFP(12, head_dim) into the query buffer."""
     KEY = 2
-    """RoPE, then BFP(8, head_dim) into the K store of `layer`."""
+    """RoPE, then BFP(8, head_dim) into the K store of `layer`, which has room for a tokens: with
+    more, the run ends in KV_OVERFLOW before anything is stored."""
     VALUE = 3
     """BFP(8, head_dim) into the V store of `layer`; ends the storing of these tokens."""
     SWIGLU = 4
@@ -108,7 +111,7 @@ class Select(IntEnum):
     MLP = 2
     """Tokens that execute the MLP in the current layer."""
     OUTPUT = 3
-    """The last token; all tokens if the ALL_LOGITS mode bit is set."""
+    """The last token; all tokens if the ALL_LOGITS mode bit is set, none if NO_OUTPUT is."""
 
 
 class Flag(IntFlag):
@@ -226,7 +229,7 @@ def _operands(i: Instruction) -> str:
     match i.opcode:
         case Opcode.GEOMETRY:
             return (
-                f"{at} hidden_groups={i.groups} layers={i.blocks} head_dim={1 << i.exponent} "
+                f"hidden_groups={i.groups} layers={i.blocks} head_dim={1 << i.exponent} "
                 f"kv_heads={i.a & 0xFFFF} gqa={i.source} kv_capacity={i.a >> 16} "
                 f"1/hidden={_as_float(i.b)} eps={_as_float(i.c)}"
             )
@@ -241,12 +244,14 @@ def _operands(i: Instruction) -> str:
             return f"input={at}"
         case Opcode.ROUTE:
             ahead = f" ahead={at} groups={i.groups} blocks={i.blocks}" if i.blocks else ""
-            return f"layer={i.layer}{ahead}"
+            return f"layer={i.layer} store=@{i.a:#x}{ahead}"
         case Opcode.LINEAR:
             text = (
                 f"{i.epilogue.name.lower()} {at} groups={i.groups} blocks={i.blocks} "
                 f"exponent={i.exponent} from={Source(i.source).name.lower()} layer={i.layer}"
             )
+            if i.epilogue is Epilogue.KEY:
+                text += f" room={i.a}"
             if i.epilogue is Epilogue.LOGITS:
                 text += f" vocabulary={i.a} to=@{i.b:#x}"
             return text

@@ -8,6 +8,7 @@ and then G/R weight words per group, nibble c·R + r holding the weight of colum
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from .config import CoreConfig
 
 __all__ = [
+    "KV_BLOCK_TOKENS",
     "KvLayout",
     "RouterRecord",
     "logits_row_words",
@@ -28,6 +30,11 @@ __all__ = [
 ]
 
 Bytes = NDArray[np.uint8]
+Words = TypeVar("Words", int, NDArray[np.int64])
+"""One address or rank, or many."""
+
+KV_BLOCK_TOKENS = 64
+"""Tokens of a block of the KV store: at least one exponent word of every head size is whole."""
 
 
 def row_words(config: CoreConfig, byte_count: int) -> int:
@@ -167,15 +174,15 @@ def logits_row_words(config: CoreConfig, blocks: int) -> int:
 
 @dataclass(frozen=True)
 class KvLayout:
-    """Addresses of the packed KV store.
+    """Shape of the packed KV stores, one per layer.
 
-    The KV heads that share a word form a head group. Each (layer, head group) owns a bank:
-    `capacity` K words by rank, as many V words, then the exponents, head_dim/2 tokens to a word, 2
-    · heads bytes each: the K exponents of the group's heads, then their V exponents.
+    The KV heads that share a word form a head group. A store is a row of blocks, each with room for
+    `KV_BLOCK_TOKENS` tokens by rank. A block holds, for each head group, that many K words, as many
+    V words, then the exponents, head_dim/2 tokens to a word, 2 · heads bytes each: the K exponents
+    of the group's heads, then their V exponents. So a place depends on how much room the store has
+    in nothing but its first word.
     """
 
-    base: int
-    capacity: int
     head_dim: int
     kv_heads: int
     word_bytes: int
@@ -196,18 +203,27 @@ class KvLayout:
         return self.head_dim // 2
 
     @property
-    def bank_words(self) -> int:
-        """Words of one bank."""
-        return 2 * self.capacity + -(-self.capacity // self.tokens_per_exponent_word)
+    def group_words(self) -> int:
+        """Words of one head group in a block."""
+        return 2 * KV_BLOCK_TOKENS + KV_BLOCK_TOKENS // self.tokens_per_exponent_word
 
-    def words(self, layers: int) -> int:
-        """Words of the whole store."""
-        return layers * self.head_groups * self.bank_words
+    @property
+    def block_words(self) -> int:
+        """Words of a block."""
+        return self.head_groups * self.group_words
+
+    def words(self, tokens: int) -> int:
+        """Words of a store with room for `tokens`."""
+        return -(-tokens // KV_BLOCK_TOKENS) * self.block_words
 
     def stored_words(self, tokens: int) -> int:
         """Words that hold the K, V and exponents of a layer in which `tokens` stored them."""
         return self.head_groups * (2 * tokens + -(-tokens // self.tokens_per_exponent_word))
 
-    def bank(self, layer: int, head_group: int) -> int:
-        """First word of a bank."""
-        return self.base + (layer * self.head_groups + head_group) * self.bank_words
+    def places(self, store: Words, rank: Words, head_group: int) -> tuple[Words, Words, Words]:
+        """Words of K, V and exponents at `rank` of the store that begins at `store`; slot
+        `rank` mod `tokens_per_exponent_word` of the last is the token's."""
+        block, at = rank // KV_BLOCK_TOKENS, rank % KV_BLOCK_TOKENS
+        first = store + block * self.block_words + head_group * self.group_words
+        exponents = first + 2 * KV_BLOCK_TOKENS + at // self.tokens_per_exponent_word
+        return first + at, first + KV_BLOCK_TOKENS + at, exponents

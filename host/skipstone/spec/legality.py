@@ -11,10 +11,7 @@ from collections.abc import Collection
 from .config import CoreConfig
 from .isa import Instruction, Opcode, Source
 
-__all__ = ["KV_CAPACITY_STEP", "NEEDS", "objection"]
-
-KV_CAPACITY_STEP = 64
-"""A KV capacity is a multiple of this: exponent words are whole."""
+__all__ = ["NEEDS", "objection"]
 
 NEEDS: dict[Opcode, tuple[Opcode, ...]] = {
     Opcode.TABLES: (Opcode.GEOMETRY,),
@@ -46,7 +43,7 @@ def objection(
     c = config
     match i.opcode:
         case Opcode.GEOMETRY:
-            kv_heads, capacity = i.a & 0xFFFF, i.a >> 16
+            kv_heads = i.a & 0xFFFF
             if i.exponent not in c.head_dim_log2:
                 return f"head_dim 2^{i.exponent}"
             query = (kv_heads * i.source) << i.exponent
@@ -58,8 +55,6 @@ def objection(
                 return f"{i.groups} groups of hidden"
             if not 1 <= i.blocks <= c.max_layers:
                 return f"{i.blocks} layers"
-            if capacity % KV_CAPACITY_STEP:
-                return f"KV capacity {capacity}"
         case Opcode.TABLES:
             assert geometry is not None
             row = -(-2 * geometry.groups * c.group // c.word_bytes)

@@ -24,7 +24,7 @@ __all__ = [
     "counter_offset",
 ]
 
-VERSION = 1
+VERSION = 2
 """Version of the instruction set, register map and numerics together."""
 
 REGISTER_SPACE_BYTES = 4096
@@ -46,6 +46,8 @@ class Mode(IntFlag):
 
     LOGITS = 1 << 0
     ALL_LOGITS = 1 << 1
+    NO_OUTPUT = 1 << 2
+    """Nobody wants what follows these tokens: instructions for OUTPUT select none."""
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def test_generate(run):
     for words in (
         "golden, core sim-small at 200 MHz", "simulated cycles", "simulated time",
         "wall time of this computer", "attention executions skipped", "MLP executions skipped",
-        "KV stored", "KV allocated",
+        "KV stored", "KV reserved",
     ):  # fmt: skip
         assert words in err
     again = run(*nano("--steps-per-run", 4))

@@ -93,7 +93,7 @@ def test_what_attention_fetches(skip, position, count, words):
     plan = plan_image(SHAPE, core, 512)
     decisions = Decisions.random(300, SHAPE.layers, skip, seed=5)
     model = run_model(decisions, plan=plan)
-    layout = KvLayout(0, 512, 64, 2, CORE.word_bytes)
+    layout = KvLayout(64, 2, CORE.word_bytes)
     expected = expected_fetches(
         model.stored, decisions.attention, position, count, layout.tokens_per_exponent_word,
         words // layout.head_groups,

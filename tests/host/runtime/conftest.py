@@ -107,7 +107,8 @@ def make_image(**changes):
     """An image of which only the mailbox means anything; sections begin at word 5."""
     model = {
         "name": "bigram", "layers": LAYERS, "vocabulary": VOCABULARY, "logits_stride": STRIDE,
-        "max_positions": 100, "kv_capacity": CONTEXT, "bos": 0, "eos": [EOS], "program_length": 5,
+        "max_positions": 100, "kv_capacity": CONTEXT, "kv_room": [CONTEXT] * LAYERS,
+        "bos": 0, "eos": [EOS], "program_length": 5,
     } | changes  # fmt: skip
     nothing = np.zeros(0, np.uint8)
     places = {"program": (5, 1), "input": (6, 2), "records": (8, 24), "logits": (37, 8)}

@@ -8,7 +8,7 @@ from skipstone.spec.config import CONFIGS, CoreConfig
 from skipstone.spec.errors import CoreErrorCode
 from skipstone_sim.lockstep import input_records
 from skipstone_sim.malformed import ADDRESSES, MALFORMED, find, rewrite
-from skipstone_sim.walks import random_image, random_walk
+from skipstone_sim.walks import random_image, random_walk, with_rooms
 
 pytestmark = pytest.mark.xdist_group("hls")
 
@@ -93,6 +93,15 @@ def test_up_to_the_capacity(both):
         n = min(most, 128 - position)
         both.kick(input_records(rng.integers(0, image.model["vocabulary"], n)), position=position)
         position += n
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_stores_that_fill(both, seed):
+    rng = np.random.default_rng(seed)
+    image = random_image(both.actual.config, rng, largest=2)
+    image = with_rooms(image, rng.integers(8, 40, image.model["layers"]).tolist())
+    both.load(image)
+    assert random_walk(both, image, rng, 12) >= 2
 
 
 # -- errors ----------------------------------------------------------------------------------------
