@@ -500,16 +500,18 @@ class Sequencer(wiring.Component):
 
     def _store_shape(self, m):
         """Shape of a layer's KV store by GEOMETRY, two cycles after the instruction settled."""
-        i = self.instruction
-        heads_log2 = Signal(4)
+        i, c = self.instruction, self._config
         group, groups, block = Signal(8), Signal(16), Signal(24)
-        m.d.comb += heads_log2.eq((exact_log2(self._config.word_bytes) - i.exponent).as_unsigned())
-        exponents = KV_BLOCK_TOKENS >> (i.exponent - 1).as_unsigned()[:3]
-        m.d.sync += [
-            group.eq(2 * KV_BLOCK_TOKENS + exponents),
-            groups.eq((i.a[:16] + (1 << heads_log2) - 1) >> heads_log2),
-            block.eq(group * groups),
-        ]
+        with m.Switch(i.exponent):
+            for head_dim_log2 in c.head_dim_log2:
+                heads_log2 = exact_log2(c.word_bytes) - head_dim_log2
+                exponents = KV_BLOCK_TOKENS >> (head_dim_log2 - 1)
+                with m.Case(head_dim_log2):
+                    m.d.sync += [
+                        group.eq(2 * KV_BLOCK_TOKENS + exponents),
+                        groups.eq((i.a[:16] + (1 << heads_log2) - 1) >> heads_log2),
+                    ]
+        m.d.sync += block.eq(group * groups)
         return group, groups, block
 
     def _issue(self, m, p, select, is_store, stored, calm, store, retire):

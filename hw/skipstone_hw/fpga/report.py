@@ -156,7 +156,7 @@ def table(report: Report, board: Board) -> Table:
     """The report for a terminal."""
     shown = make_table(
         "unit", "LUT", "as memory", "FF", "carry", "DSP", "BRAM", "URAM", "levels", "entering",
-        title=f"{report.core} on {board.name} ({board.part})", right=tuple(range(1, 10)),
+        title=f"{board.name} ({board.part})", right=tuple(range(1, 10)),
     )  # fmt: skip
     columns = ("lut", "lutram", "ff", "carry", "dsp", "bram", "uram")
 
@@ -194,14 +194,14 @@ def picture(report: Report, board: Board, path: Path) -> None:
         colors, [(r.name, [r]) for r in shown] + [("others", others)], strict=True
     ):
         width = [100 * sum(row.uses.get(r, 0) for row in rows) / board.budget[r] for r in resources]
-        axes.barh(resources, width, left=left, label=name, color=color)
+        axes.barh([r.upper() for r in resources], width, left=left, label=name, color=color)
         left = [a + b for a, b in zip(left, width, strict=True)]
     for n, r in enumerate(resources):
         axes.plot([100 * LIMITS[r]] * 2, [n - 0.45, n + 0.45], color="black", linewidth=1.5)
     axes.set_xlim(0, max(100.0, *(1.05 * end for end in left)))
     axes.invert_yaxis()
     axes.set_xlabel("% of the device; a black bar marks what a build may take")
-    axes.set_title(f"{report.core} on {board.name}: {report.tool}", fontsize=10)
+    axes.set_title(f"{board.name} ({board.part}), by {report.tool}", fontsize=10)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7, frameon=False)
     figure.savefig(path, dpi=120, metadata={"Software": None})
 
