@@ -54,19 +54,26 @@ class WalkLayout(data.StructLayout):
 class MissLayout(data.StructLayout):
     """A position whose K and V come from memory.
 
-    If it `opens` a read, an exponent word precedes its K word; entry `slot` of the last exponent
-    word read is its own.
+    If it `opens` an exponent word, that precedes its K word; entry `slot` of the last exponent word
+    of `layer`, whose version it is, is its own.
     """
 
     def __init__(self, config: CoreConfig):
-        super().__init__({"position": range(config.max_context), "slot": 6, "opens": 1})
+        super().__init__(
+            {
+                "position": range(config.max_context),
+                "layer": range(config.max_layers),
+                "slot": 6,
+                "opens": 1,
+            }
+        )
 
 
 class RunLayout(data.StructLayout):
     """`length` misses at consecutive ranks of a layer's store, under one exponent word.
 
-    `opens` if that is not the exponent word of the run before; `fresh` if the layer is the one that
-    attends.
+    `opens` if no run of the walk before it lies under that word; `fresh` if the layer is the one
+    that attends.
     """
 
     def __init__(self, config: CoreConfig):
@@ -311,6 +318,8 @@ class KvIndex(wiring.Component):
         position = Signal(_rank_shape(c))
         issuing = Signal()
         ranks = [Signal(_rank_shape(c), name=f"rank_{n}") for n in layers]
+        # Layers whose exponent word at hand was asked for; ranks rise, so it is the last one.
+        opened = Signal(c.max_layers)
         lists = [runs, misses] if hits is None else [runs, misses, hits]
         m.d.comb += self.walk.ready.eq(~walking & Cat(replay.room for replay in lists).all())
         with m.If(walking):
@@ -318,6 +327,7 @@ class KvIndex(wiring.Component):
         with m.If(self.walk.valid & self.walk.ready):
             m.d.sync += [walk.eq(self.walk.payload), position.eq(0), walking.eq(1), issuing.eq(1)]
             m.d.sync += [rank.eq(0) for rank in ranks]
+            m.d.sync += opened.eq(0)
         with m.If(issuing):
             m.d.sync += position.eq(position + 1)
             with m.If(position == walk.last):
@@ -349,6 +359,7 @@ class KvIndex(wiring.Component):
         closing, ending = Signal(), Signal()
         run, growing = Signal(RunLayout(c)), Signal()
         slot = Signal(6)
+        opens = Signal()
         extends, grows = Signal(), Signal()
         short = Signal()  # the walk's first run is growing
         m.d.comb += [
@@ -362,8 +373,10 @@ class KvIndex(wiring.Component):
             runs.item.data.eq(run),
             misses.write.eq(miss | ending),
             misses.item.data.position.eq(position3),
+            misses.item.data.layer.eq(layer3),
             misses.item.data.slot.eq(slot),
-            misses.item.data.opens.eq(~extends),
+            misses.item.data.opens.eq(opens),
+            opens.eq(~opened.bit_select(layer3, 1)),
         ]
         for replay in lists:
             m.d.comb += [
@@ -385,6 +398,11 @@ class KvIndex(wiring.Component):
             ]
         with m.If(valid[-1]):
             m.d.sync += [rank.eq(rank + bits3[n]) for n, rank in enumerate(ranks)]
+            for n, rank in enumerate(ranks):
+                with m.If(miss & (layer3 == n)):
+                    m.d.sync += opened[n].eq(1)
+                with m.If(bits3[n] & ~(~rank & ((1 << word_log2) - 1)).any()):  # the word's last
+                    m.d.sync += opened[n].eq(0)
         with m.If(miss):
             m.d.sync += [growing.eq(1), short.eq(~growing | (short & grows))]
             with m.If(grows):
@@ -394,7 +412,7 @@ class KvIndex(wiring.Component):
                     run.layer.eq(layer3),
                     run.rank.eq(rank3),
                     run.length.eq(1),
-                    run.opens.eq(~extends),
+                    run.opens.eq(opens),
                     run.fresh.eq(layer3 == walk.layer),
                 ]
         m.d.sync += [closing.eq(valid[-1] & last[-1]), ending.eq(closing)]

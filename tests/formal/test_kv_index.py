@@ -64,13 +64,11 @@ class Walk(wiring.Component):
                 m.d.comb += seen[s][n].eq(stored[n][s] & (n <= layer))
             m.d.comb += Assume(seen[s].any())
 
-        # Stores begin anywhere, none where another does.
+        # Stores begin anywhere.
         starts = [AnyConst(12) for _ in range(LAYERS)]
-        for n in range(LAYERS):
-            m.d.comb += [Assume(starts[n] != starts[other]) for other in range(n)]
 
         # What counting says of each position: version, rank, addresses.
-        addresses, exponents, slots = [], [], []
+        addresses, exponents, slots, opens, words = [], [], [], [], []
         for s in range(self._positions):
             version, rank = Signal(range(LAYERS), name=f"version_{s}"), Signal(3, name=f"rank_{s}")
             for n in range(LAYERS):
@@ -82,6 +80,9 @@ class Walk(wiring.Component):
             store = Array(starts)[version]
             addresses.append(store + rank + self._shift)
             exponents.append(store + 2 * KV_BLOCK_TOKENS + (rank >> TOKENS_PER_EXPONENT_WORD_LOG2))
+            word = Cat(version, rank >> TOKENS_PER_EXPONENT_WORD_LOG2)
+            opens.append(~Cat(word == earlier for earlier in words).any())
+            words.append(word)
             slots.append(rank[:TOKENS_PER_EXPONENT_WORD_LOG2])
 
         # The chunk holds all positions; its layers commit one after the other; then the walk.
@@ -113,26 +114,32 @@ class Walk(wiring.Component):
         taken = AnySeq(2) if self._stalls else Const(3, 2)
         m.d.comb += Cat(index.commands.ready, index.misses.ready).eq(taken)
 
-        self.check(m, index, last, Array(addresses), Array(exponents), Array(slots), step)
+        self.check(
+            m, index, last, Array(addresses), Array(exponents), Array(slots), Array(opens), step
+        )
         return m
 
-    def check(self, m, index, last, addresses, exponents, slots, step):
-        """Commands in order of the positions, K words behind their exponent word; every miss."""
+    def check(self, m, index, last, addresses, exponents, slots, opens, step):
+        """Commands in order of positions, exponent words once, before their first K words; each
+        miss.
+        """
         at, values = Signal(range(self._positions + 1)), Signal()
-        exponents_read, exponents_at = Signal(), Signal.like(index.commands.payload.address)
+        exponents_read = Signal()
         command = index.commands
         moves = command.valid & command.ready
         words = command.payload.words
-        opens = ~values & ~exponents_read & ((at == 0) | (exponents_at != exponents[at]))
-        with m.If(moves & opens):
+        opening = ~values & ~exponents_read & opens[at]
+        with m.If(moves & opening):
             m.d.comb += [Assert(words == 1), Assert(command.payload.address == exponents[at])]
-            m.d.sync += [exponents_read.eq(1), exponents_at.eq(command.payload.address)]
-        with m.If(moves & ~opens):
+            m.d.sync += exponents_read.eq(1)
+        with m.If(moves & ~opening):
             m.d.comb += [Assert(words != 0), Assert(at + words <= last + 1)]
             for k in range(self._positions):
                 with m.If((k < words) & (at + k <= last)):
                     expected = addresses[at + k] + Mux(values, KV_BLOCK_TOKENS, 0)
                     m.d.comb += Assert(command.payload.address + k == expected)
+                    if k:
+                        m.d.comb += Assert(~opens[at + k])
             m.d.sync += [at.eq(at + words), exponents_read.eq(0)]
             with m.If((at + words == last + 1) & ~values):
                 m.d.sync += [at.eq(0), values.eq(1)]
@@ -149,6 +156,7 @@ class Walk(wiring.Component):
                     Assert(missed <= last),
                     Assert(miss.payload.data.position == missed),
                     Assert(miss.payload.data.slot == slots[missed]),
+                    Assert(miss.payload.data.opens == opens[missed]),
                 ]
 
         walked = step == LAYERS + 2

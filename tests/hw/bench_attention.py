@@ -113,15 +113,13 @@ class Problem:
         used = rows[position, head_group * per : (head_group + 1) * per].astype(np.int8).tobytes()
         return int.from_bytes(used + rng.randbytes(CONFIG.word_bytes - len(used)), "little")
 
-    def exponent_word(
-        self, positions: list[int], slot: int, head_group: int, rng: random.Random
-    ) -> int:
-        """The word in which the exponents of some tokens stand from entry `slot` on."""
+    def exponent_word(self, positions: dict[int, int], head_group: int, rng: random.Random) -> int:
+        """The word in which the exponents of some tokens stand; their positions by entry."""
         per = self.layout.heads_per_word
         word = bytearray(rng.randbytes(CONFIG.word_bytes))
         heads = slice(head_group * per, (head_group + 1) * per)
-        for n, position in enumerate(positions):
-            at = (slot + n) * 2 * per
+        for slot, position in positions.items():
+            at = slot * 2 * per
             for offset, exponents in ((0, self.key_exponent), (per, self.value_exponent)):
                 part = exponents[position, heads].astype(np.int8).tobytes()
                 word[at + offset : at + offset + len(part)] = part
@@ -182,27 +180,38 @@ class TestBench:
         rng, per_word = self.rng, p.layout.tokens_per_exponent_word
         hits = [n for n in range(last + 1) if n in self.held and rng.random() < self.hit_rate]
         missed = [n for n in range(last + 1) if n not in hits]
-        runs: list[tuple[int, list[int]]] = []  # slot of the first, positions
-        while missed:
-            slot = 0 if self.longest_runs else rng.randrange(per_word)
-            length = min(per_word - slot, len(missed))
-            if not self.longest_runs:
-                length = rng.randint(1, length)
-            runs.append((slot, missed[:length]))
-            missed = missed[length:]
+        # Layers take turns; each has an exponent word in which entries rise, some left out.
+        places: list[tuple[int, int, bool, int]] = []  # layer, slot, opens, word of each
+        exponent_words: list[dict[int, int]] = []
+        last_word: dict[int, int] = {}
+        layer = 0
+        for position in missed:
+            if not self.longest_runs and rng.random() < 0.3:
+                layer = rng.randrange(CONFIG.max_layers)
+            word = last_word.get(layer)
+            gap = 0 if self.longest_runs or rng.random() < 0.7 else rng.randrange(per_word)
+            slot = gap if word is None else max(exponent_words[word]) + 1 + gap
+            opens = word is None or slot >= per_word
+            if opens:
+                word = last_word[layer] = len(exponent_words)
+                exponent_words.append({})
+                slot %= per_word
+            assert word is not None
+            exponent_words[word][slot] = position
+            places.append((layer, slot, opens, word))
         span = 1 << (p.layout.head_groups - 1).bit_length()
         self.held |= {n for n in range(last + 1) if n < self.most_held // span}
         self.hits_seen += len(hits)
         end = {"data": 0, "end": 1}
         for head_group in range(p.layout.head_groups):
             for rows in (p.keys, p.values):
-                for slot, positions in runs:
-                    if rows is p.keys:
-                        self.words.queue([p.exponent_word(positions, slot, head_group, rng)])
-                    for n, position in enumerate(positions):
-                        item = {"position": position, "slot": slot + n, "opens": n == 0}
-                        self.misses.queue([{"data": item, "end": 0}])
-                        self.words.queue([p.word(rows, position, head_group, rng)])
+                for position, (layer, slot, opens, word) in zip(missed, places, strict=True):
+                    if opens and rows is p.keys:
+                        entries = exponent_words[word]
+                        self.words.queue([p.exponent_word(entries, head_group, rng)])
+                    item = {"position": position, "layer": layer, "slot": slot, "opens": opens}
+                    self.misses.queue([{"data": item, "end": 0}])
+                    self.words.queue([p.word(rows, position, head_group, rng)])
                 self.misses.queue([{"data": {}, "end": 1}])
                 if CONFIG.history_words:
                     self.hits.queue([{"data": n, "end": 0} for n in hits] + [end])

@@ -64,6 +64,7 @@ class Model:
         """Runs; misses; hits; and keeps them."""
         runs: list[Run] = []
         misses, hits = [], []
+        opened: set[tuple[int, int]] = set()
         per_word = self.layout.tokens_per_exponent_word
         for position, (version, rank) in enumerate(self.places(layer, last)):
             if self.held.get(position) == version:
@@ -71,15 +72,18 @@ class Model:
                 continue
             if position < self.kept:
                 self.held[position] = version
-            opens = True
+            opens = (version, rank // per_word) not in opened
+            opened.add((version, rank // per_word))
+            extends = False
             if runs:
                 run_layer, first, length, run_opens = runs[-1]
-                opens = version != run_layer or rank != first + length or rank % per_word == 0
-            if opens or (len(runs) == 1 and length == FIRST_RUN_MAX):
+                extends = version == run_layer and rank == first + length and rank % per_word != 0
+            if not extends or (len(runs) == 1 and length == FIRST_RUN_MAX):
                 runs.append((version, rank, 1, opens))
             else:
                 runs[-1] = (run_layer, first, length + 1, run_opens)
-            item = {"position": position, "slot": rank % per_word, "opens": opens}
+            slot = rank % per_word
+            item = {"position": position, "layer": version, "slot": slot, "opens": opens}
             misses.append({"data": item, "end": 0})
         return runs, misses, hits
 

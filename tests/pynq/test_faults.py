@@ -26,6 +26,7 @@ from skipstone.spec.errors import (
     RunAbortedError,
     ToolError,
 )
+from skipstone.spec.registers import VERSION
 from skipstone_sim.golden import GoldenDevice
 from skipstone_sim.pynq_board import plug_in
 from skipstone_sim.verilated import Channel, Response
@@ -96,7 +97,8 @@ def test_a_bitstream_with_another_core(board, overlay_path, open_device, image, 
     for suffix in (".bit", ".hwh"):
         path.with_suffix(suffix).write_bytes(good.with_suffix(suffix).read_bytes())
     Manifest.write(path, CONFIGS["sim-small"], "simulated")
-    with pytest.raises(BitstreamError, match=r"the loaded bitstream has version 1 and config"):
+    message = f"the loaded bitstream has version {VERSION} and config"
+    with pytest.raises(BitstreamError, match=message):
         PynqDevice(bitstream=path)
     check_clean_run(open_device(), image, expected)
 

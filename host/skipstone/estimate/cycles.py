@@ -205,24 +205,25 @@ class RunModel:
                 missed[:seen] = held[:seen] != version[:seen]
                 held[:seen] = version[:seen]
                 v, r = version[: token + 1][missed], rank[: token + 1][missed]
-                opens = np.ones(len(v), np.bool_)
-                opens[1:] = (
-                    (v[1:] != v[:-1])
-                    | (r[1:] != r[:-1] + 1)
-                    | (r[1:] % self._kv.tokens_per_exponent_word == 0)
+                word = r // self._kv.tokens_per_exponent_word
+                begins = (np.diff(v) != 0) | (np.diff(r) != 1) | (np.diff(word) != 0)
+                out[layer, token] = Fetch(
+                    misses=len(v),
+                    runs=int(begins.sum()) + (len(v) > 0),
+                    exponent_words=np.unique(np.stack([v, word]), axis=1).shape[1],
+                    hits=token + 1 - len(v),
                 )
-                misses = len(v)
-                out[layer, token] = Fetch(misses, int(opens.sum()), token + 1 - misses)
         return out
 
 
 @dataclass(frozen=True)
 class Fetch:
-    """Positions that a token's attention reads from memory, in how many runs under one exponent
-    word each, and those that the history buffer serves."""
+    """Positions that a token's attention reads from memory, in how many runs, under how many
+    exponent words, and those that the history buffer serves."""
 
     misses: int
     runs: int
+    exponent_words: int
     hits: int
 
 
@@ -485,18 +486,18 @@ class _Walk:
             walked += token + 1  # positions are visited one by one
             at += p.attend_token
             # Words of memory and of the history buffer pass side by side where lanes are free.
-            keys = max(f.runs + f.misses, f.hits if split else f.misses + f.hits)
+            keys = max(f.exponent_words + f.misses, f.hits if split else f.misses + f.hits)
             passes = 1 if split else 2
             values = float(max(f.misses, f.hits) if quartered else passes * (f.misses + f.hits))
             heads_left = self._model._kv_heads
             for _ in range(kv.head_groups):
                 heads = min(heads_left, kv.heads_per_word)
                 heads_left -= heads
-                key_words = self._words("kv", f.runs + f.misses)
+                key_words = self._words("kv", f.exponent_words + f.misses)
                 value_words = self._words("kv", f.misses)
                 at = max(at + c.columns / 2, first_word if f.misses else at)
                 # Short runs are short bursts, of which only so many are under way.
-                bursts = 3 * f.runs + 2 * f.misses / c.burst_beats
+                bursts = 2 * f.runs + f.exponent_words + 2 * f.misses / c.burst_beats
                 at += max(
                     max(keys + f.runs * p.key_run, key_words) + max(values, value_words),
                     bursts * (self._latency + p.burst) / c.outstanding,

@@ -1,7 +1,7 @@
 """Tokens whose K and V come from memory: words of runs → one token after the other."""
 
 from amaranth.hdl import Module, Signal, signed
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from skipstone.spec.config import CoreConfig
@@ -17,7 +17,8 @@ class Fetched(wiring.Component):
     """The memory's stream of tokens.
 
     In a pass over K, a cycle for each exponent word and each K word; in a pass over V, one for each
-    V word; and one for the end of each. Words pass through combinationally.
+    V word; and one for the end of each. Words pass through combinationally. The last exponent word
+    of each layer is kept, since versions of several layers take turns.
 
     Parameters
     ----------
@@ -57,7 +58,10 @@ class Fetched(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         c = self._config
-        exponents = Signal(c.word_bits, reset_less=True)
+        m.submodules.exponents = kept = memory.Memory(
+            shape=c.word_bits, depth=c.max_layers, init=[]
+        )
+        keep, look_up = kept.write_port(), kept.read_port(domain="comb")
         present = Signal()  # the exponents of the token at hand, which opens a read
         values = Signal()  # the pass at hand is over V, not K
         wanted, opening = Signal(), Signal()
@@ -71,9 +75,13 @@ class Fetched(wiring.Component):
             self.o.payload.word.eq(self.words.payload),
             self.o.payload.end.eq(miss.end),
             self.misses.ready.eq(self.o.valid & self.o.ready),
+            keep.en.eq(opening & self.words.valid),
+            keep.addr.eq(miss.data.layer),
+            keep.data.eq(self.words.payload),
+            look_up.addr.eq(miss.data.layer),
         ]
         with m.If(opening & self.words.valid):
-            m.d.sync += [exponents.eq(self.words.payload), present.eq(1)]
+            m.d.sync += present.eq(1)
         with m.Elif(self.misses.ready):
             m.d.sync += [present.eq(0), values.eq(values ^ miss.end)]
 
@@ -84,7 +92,7 @@ class Fetched(wiring.Component):
                 heads = c.word_bytes >> log2
                 layout = data.ArrayLayout(data.ArrayLayout(signed(8), heads), 2)
                 entry = Signal(layout, name=f"exponents_{1 << log2}")
-                m.d.comb += entry.eq(exponents.word_select(slot[: log2 - 1], layout.size))
+                m.d.comb += entry.eq(look_up.data.word_select(slot[: log2 - 1], layout.size))
                 with m.Case(log2):
                     for head in range(heads):
                         m.d.comb += [

@@ -44,23 +44,31 @@ class SequenceBound:
             return self._decisions[:, layer, _MODULE_OF[select]]
         return np.ones(len(self._decisions), np.bool_)
 
-    def weights(self, tokens: range) -> int:
-        """Words of the weights and scales that a pass of these tokens needs, each once."""
+    def weights(self, tokens: range, *, output: bool = True) -> int:
+        """Words of the weights and scales that a pass of these tokens needs, each once; of the head
+        only with `output`."""
         return sum(
             matrix_words(self._config, i.groups, i.blocks)
             for i in self._linear
-            if self._executes(i.select, i.layer)[tokens.start : tokens.stop].any()
+            if (output or i.select is not Select.OUTPUT)
+            and self._executes(i.select, i.layer)[tokens.start : tokens.stop].any()
         )
 
     def kv(self, token: int) -> int:
         """Words of K, V and exponents that one token attends to, each layer for itself."""
-        return self._kv_words(token, held=False)
+        return self._kv_words(token, 0)
 
-    def kv_new(self, token: int) -> int:
-        """The same, without versions that the token saw in a layer before: fresh and gaps."""
-        return self._kv_words(token, held=True)
+    def kv_new(self, token: int, positions: int | None = None) -> int:
+        """The same, without versions that the token saw in a layer before: fresh and gaps. With
+        `positions`, only so many are remembered."""
+        return self._kv_words(token, token + 1 if positions is None else positions)
 
-    def _kv_words(self, token: int, *, held: bool) -> int:
+    @property
+    def positions(self) -> int:
+        """Positions that the core's history buffer remembers."""
+        return self._config.history_words >> (self._kv.head_groups - 1).bit_length()
+
+    def _kv_words(self, token: int, held: int) -> int:
         words, before = 0, -1
         for layer in np.flatnonzero(self._decisions[token, :, _MODULE_OF[Select.ATTENTION]]):
             seen = self._stored[: token + 1, : layer + 1]
@@ -68,8 +76,8 @@ class SequenceBound:
             rank: NDArray[np.int64] = (np.cumsum(seen, axis=0) - seen)[
                 np.arange(token + 1), version
             ]
-            wanted = version > before
+            wanted = (version > before) | (np.arange(token + 1) >= held)
             places = np.stack([version, rank // self._kv.tokens_per_exponent_word])[:, wanted]
             words += 2 * int(wanted.sum()) + np.unique(places, axis=1).shape[1]
-            before = int(layer) if held else -1
+            before = int(layer)
         return self._kv.head_groups * words

@@ -125,7 +125,7 @@ def decode_rows(device: Device, image: Image, prompt: int, tokens: int) -> list[
     """Cycles of decoding at each share over what the dense cycles promise, and where they go."""
     row = _rows_of(image, f"context {prompt + 1} to {prompt + tokens}")
     out: list[Row] = []
-    dense = 0
+    dense = dense_words = 0
     for share in SHARES:
         sequence = _Sequence.draw(device, image, prompt + tokens, share)
         sequence.decisions[prompt:] = random_decisions(
@@ -134,11 +134,19 @@ def decode_rows(device: Device, image: Image, prompt: int, tokens: int) -> list[
         sequence.extend(prompt)
         counters = sequence.decode(tokens)
         cycles = counters["cycles"]
-        dense = dense or cycles
+        bound = SequenceBound(image, sequence.decisions)
+        words = sum(bound.weights(range(n, n + 1)) for n in range(prompt, prompt + tokens))
+        dense, dense_words = dense or cycles, dense_words or words
         executed = float(sequence.decisions[prompt:].mean())
         out.append(
             row(f"skip_cost_{_percent(share)}", cycles / (executed * dense), aim="at most 1.03")
         )
+        out.append(
+            row(
+                f"skip_cost_needed_{_percent(share)}", cycles / dense / (words / dense_words),
+                "the head, and K and V of layer 0, are needed for every token",
+            )
+        )  # fmt: skip
         if share in (0.0, SHARE):
             out += _bubbles(row, _percent(share), counters, tokens)
     return out
@@ -181,6 +189,11 @@ def kv_rows(device: Device, image: Image, contexts: Sequence[int]) -> list[Row]:
                 "kv_bytes_over_minimum",
                 counters["words_kv"] / sum(bound.kv_new(n) for n in last),
                 aim="1: fresh and gaps only",
+            ),
+            row(
+                "kv_bytes_over_minimum_of_buffer",
+                counters["words_kv"] / sum(bound.kv_new(n, bound.positions) for n in last),
+                aim="1: and positions beyond the buffer",
             ),
             row(
                 "kv_bytes_over_all_versions",
@@ -227,7 +240,8 @@ def prefill_rows(device: Device, image: Image, tokens: int = 64) -> list[Row]:
     counters = sequence.extend(tokens)
     bound = SequenceBound(image, sequence.decisions)
     needed = sum(
-        bound.weights(range(at, min(at + chunk, tokens))) for at in range(0, tokens, chunk)
+        bound.weights(range(at, min(at + chunk, tokens)), output=at + chunk >= tokens)
+        for at in range(0, tokens, chunk)
     )
     return [
         row("prefill_array_busy", 100 * counters["array_busy"] / counters["cycles"], "%"),

@@ -63,7 +63,7 @@ def test_what_is_skipped_is_not_read():
 
 
 def expected_fetches(stored, attention, position, count, per_word, capacity):
-    """Misses, runs and hits of every attending token, position by position."""
+    """Misses, runs, exponent words and hits of every attending token, position by position."""
     held, out = {}, {}
     for layer in range(stored.shape[1]):
         for token in range(position, position + count):
@@ -78,10 +78,11 @@ def expected_fetches(stored, attention, position, count, per_word, capacity):
                 held[t] = version
                 for n in range(stored.shape[1]):
                     counts[n] += bool(stored[t, n])
+            words = {(version, rank // per_word) for version, rank in missed}
             runs = bool(missed)
             for (a, i), (b, j) in itertools.pairwise(missed):
                 runs += not (a == b and j == i + 1 and j % per_word)
-            out[layer, token] = (len(missed), runs, token + 1 - len(missed))
+            out[layer, token] = (len(missed), runs, len(words), token + 1 - len(missed))
     return out
 
 
@@ -99,7 +100,7 @@ def test_what_attention_fetches(skip, position, count, words):
         words // layout.head_groups,
     )  # fmt: skip
     found = model.fetches(position, count)
-    assert {k: (f.misses, f.runs, f.hits) for k, f in found.items()} == expected
+    assert {k: (f.misses, f.runs, f.exponent_words, f.hits) for k, f in found.items()} == expected
 
 
 def test_prefill_reads_a_matrix_once_and_passes_it_often():

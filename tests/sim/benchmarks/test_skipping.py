@@ -24,8 +24,9 @@ def test_skipping_of_nano():
     for share in (10, 25, 40, 60):
         assert 0.9 < figure[f"skip_cost_p{share}"] < 3
     assert 0 < figure["prefill_array_busy"] <= 100
-    assert figure["prefill_weight_bytes_over_needed"] >= 1
+    assert figure["prefill_weight_bytes_over_needed"] == 1
     for context in (64, 128):
         assert value["kv_storage_over_minimum", f"{context}, p25"] == 1
         assert value["kv_bytes_over_minimum", f"{context}, p25"] >= 1
+        assert value["kv_bytes_over_minimum_of_buffer", f"{context}, p25"] == 1
     assert 0 < figure["kv_effective_bandwidth"] < 4
