@@ -16,8 +16,9 @@ from skipstone.spec.resources import (
     resources,
 )
 
-SYNTHESIZED = {"lut": 38_600, "ff": 29_800, "dsp": 119}
-"""sim-tiny by Yosys 0.70 for UltraScale+, unit by unit."""
+SYNTHESIZED = {"lut": 37_100, "ff": 30_100, "dsp": 119}
+"""sim-tiny by Yosys 0.70 for UltraScale+, unit by unit; of Attend, 3,000 LUTs beside its leaves are
+from before these were leaves."""
 
 
 @pytest.mark.parametrize("name", BOARD_CONFIGS)
