@@ -78,7 +78,7 @@ class Array(wiring.Component):
         SCORE operand of each byte, in the cycle after its word.
     heads : In(ArrayLayout(ArrayLayout(signed(12), heads_per_word), T))
         MIX operand of each head in the word: byte j meets ``heads[j >> head_dim_log2]``.
-    products : Out(ArrayLayout(ArrayLayout(signed(20), R·C/2), T))
+    products : Out(ArrayLayout(signed(20), R·C/2)).array(T)
         SCORE and MIX: operand · byte.
     sums : Out(ArrayLayout(ArrayLayout(signed(20 + log2(R/2)), C), T))
         LINEAR and SCORE: sum of each column.
@@ -96,7 +96,7 @@ class Array(wiring.Component):
     rows: data.View
     bytes: data.View
     heads: data.View
-    products: data.View
+    products: list[data.View]
     sums: data.View
 
     def __init__(self, *, config: CoreConfig):
@@ -118,7 +118,9 @@ class Array(wiring.Component):
                 "rows": In(lanes(operand, config.rows)),
                 "bytes": In(lanes(operand, config.word_bytes)),
                 "heads": In(lanes(operand, heads)),
-                "products": Out(lanes(signed(PRODUCT_BITS), config.word_bytes)),
+                "products": Out(data.ArrayLayout(signed(PRODUCT_BITS), config.word_bytes)).array(
+                    config.lanes
+                ),
                 "sums": Out(lanes(column_sum_shape(config), config.columns)),
             }
         )
@@ -146,18 +148,13 @@ class Array(wiring.Component):
         ]
 
         # Whole ports in one statement each: a statement for every element takes Amaranth seconds.
-        def by_lane(name: str) -> Value:
-            return Cat(
-                getattr(group, name)[lane - first]
-                for half, first in zip(groups, (0, upper), strict=False)
-                for lane in range(first, first + len(half[0].rows))
-                for group in half
-            )
-
-        m.d.comb += [
-            self.products.as_value().eq(by_lane("products")),
-            self.sums.as_value().eq(by_lane("sums")),
-        ]
+        for half, first in zip(groups, (0, upper), strict=False):
+            for n in range(len(half[0].rows)):
+                lane = first + n
+                m.d.comb += [
+                    self.products[lane].as_value().eq(Cat(group.products[n] for group in half)),
+                    self.sums[lane].as_value().eq(Cat(group.sums[n] for group in half)),
+                ]
         return m
 
     def build_rows(self, m: Module, lane: int, enable: Value) -> list[Signal]:

@@ -208,7 +208,7 @@ class Core(wiring.Component):
             array.heads.eq(attend.array_heads),
             linear.sums.eq(array.sums),
             attend.sums.eq(array.sums),
-            attend.products.eq(array.products),
+            *(a.eq(b) for a, b in zip(attend.products, array.products, strict=True)),
         ]
         for lane in range(self._config.lanes):
             shared = self._activations.lanes[lane]

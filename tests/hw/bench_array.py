@@ -35,6 +35,14 @@ def unpack_lanes(raw: int, bits: int, count: int) -> Int:
     return np.array(flat, np.int64).reshape(LANES, count)
 
 
+def products_of(dut: Any) -> Int:
+    """(lanes, bytes): the array's products."""
+    bits = PRODUCT_BITS * CONFIG.word_bytes
+    raw = [getattr(dut, f"products__{lane}").value.to_unsigned() for lane in range(LANES)]
+    flat = sum(value << bits * lane for lane, value in enumerate(raw))
+    return unpack_lanes(flat, PRODUCT_BITS, CONFIG.word_bytes)
+
+
 class Inputs:
     """Operands of one cycle; `edge` picks the extremes only."""
 
@@ -116,9 +124,7 @@ async def exercise(dut: Any, cycles: int, share: float, edge: bool) -> None:
         await RisingEdge(dut.clk)
         # Values are those of the cycle that `wanted` was applied in.
         if n >= Array.PRODUCT_CYCLES and (due := history[n + 1 - Array.PRODUCT_CYCLES]) is not None:
-            raw = dut.products.value.to_unsigned()
-            found = unpack_lanes(raw, PRODUCT_BITS, CONFIG.word_bytes)
-            check("products of lane", found, due.products(), due.lanes)
+            check("products of lane", products_of(dut), due.products(), due.lanes)
         if (
             n >= Array.PIPELINE_CYCLES
             and (due := history[n + 1 - Array.PIPELINE_CYCLES]) is not None
@@ -164,7 +170,7 @@ async def idle_lanes_hold(dut):
     dut.valid.value = 0
     for _ in range(Array.PIPELINE_CYCLES + 2):
         await RisingEdge(dut.clk)
-    found = unpack_lanes(dut.products.value.to_unsigned(), PRODUCT_BITS, CONFIG.word_bytes)
+    found = products_of(dut)
     check("products of lane", found, second.products(), 1)
     check("products of lane", found, first.products(), (1 << LANES) - 2)
     bits = column_sum_shape(CONFIG).width

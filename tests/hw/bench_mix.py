@@ -21,6 +21,11 @@ def bits(lanes: Any) -> int:
     return int(np.packbits(lanes, bitorder="little")[0])
 
 
+def give(dut: Any, products: Any) -> None:
+    for lane, row in enumerate(products.tolist()):
+        getattr(dut, f"products__{lane}").value = pack(PORTS["products"].shape, row)
+
+
 async def exercise(dut: Any, stall: float, *, rounds: int) -> None:
     rng = np.random.default_rng(3)
     gap = random_stall(stall, seed=5)
@@ -48,7 +53,7 @@ async def exercise(dut: Any, stall: float, *, rounds: int) -> None:
             products = arriving.pop(0)
             if products is None:
                 products = rng.integers(-limit, limit + 1, SHAPE)
-            dut.products.value = pack(PORTS["products"].shape, products.tolist())
+            give(dut, products)
             await cycle(dut)
         dut.valid.value = 0
         await cycle(dut)
@@ -82,7 +87,7 @@ async def busy(dut):
     await cycle(dut)
     dut.clear.value = 0
     dut.lanes.value = 1
-    dut.products.value = pack(PORTS["products"].shape, np.ones(SHAPE, int).tolist())
+    give(dut, np.ones(SHAPE, int))
     dut.valid.value = 1
     await cycle(dut)
     dut.valid.value = 0

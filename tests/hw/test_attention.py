@@ -62,7 +62,7 @@ class AttentionUnderTest(wiring.Component):
             array.bytes.eq(attend.array_bytes),
             array.heads.eq(attend.array_heads),
             attend.sums.eq(array.sums),
-            attend.products.eq(array.products),
+            *(a.eq(b) for a, b in zip(attend.products, array.products, strict=True)),
         ]
         return m
 

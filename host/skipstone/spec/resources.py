@@ -2,10 +2,10 @@
 
 Multipliers and memory blocks are counted: they follow from the configuration. LUTs and flip-flops
 are sums of terms, each with a size that it grows with. Their coefficients come from Yosys'
-synthesis of the units of the smallest core (sim-tiny, UltraScale+), whose constant parts are taken
-for proportional where they cannot be told apart: good to a third or so, enough to refuse what
-cannot fit, not to say how full a device will be. Vendors' tools need fewer, for one because they
-add up products in the DSP blocks.
+synthesis (UltraScale+) of the units of sim-tiny, of the leaves at their size, and of what takes
+words at two widths (256 and 2,048 bits): good to a third or so, enough to refuse what cannot fit,
+not to say how full a device will be. Vendors' tools need fewer, for one because they add up
+products in the DSP blocks.
 """
 
 from __future__ import annotations
@@ -61,8 +61,10 @@ def buffers(c: CoreConfig) -> list[Buffer]:
     tokens = 1 << (c.max_chunk - 1).bit_length()
     sizes = (c.max_hidden, c.max_activation, c.max_query)
     words = sum(size // c.rows for size in sizes)
-    groups = sum(s // unit for s, unit in zip(sizes, (c.group, c.group, 32), strict=True))
-    heads = c.word_bytes >> 5
+    groups = sum(
+        s // unit for s, unit in zip(sizes, (c.group, c.group, c.min_head_dim), strict=True)
+    )
+    heads = c.heads_per_word
     found = [
         Buffer("activations", 12 * c.rows, words * tokens, c.lanes),
         Buffer("activation exponents", 8, groups * tokens, c.lanes),
@@ -81,7 +83,7 @@ def buffers(c: CoreConfig) -> list[Buffer]:
 def multipliers(c: CoreConfig) -> dict[str, int]:
     """Multipliers by what they are for."""
     wide = 2 if c.dsp == "18x18" else 1  # for factors of more than 18 bits
-    heads = c.word_bytes >> 5
+    heads = c.heads_per_word
     return {
         "array": c.lanes * c.rows * math.ceil(c.columns / c.products_per_dsp),
         "scales": wide * c.lanes * c.columns,
@@ -105,13 +107,16 @@ class _Term:
 
 def _terms(c: CoreConfig) -> list[_Term]:
     repair = 12.0 * c.packing.overlap / 3 if c.packing.overlap else 0.0
+    products = c.rows * c.columns
+    words = 2 if c.history_words and c.lanes > 1 else 1  # at a time, each prepared for itself
     return [
-        _Term(c.lanes * c.rows * c.columns, 42.0 + repair, 46.0),  # array
-        _Term(c.lanes * c.columns, 290.0, 300.0),  # scaling, accumulators, drain
-        _Term(c.lanes * c.word_bytes, 80.0, 60.0),  # queries, mixing
-        _Term(c.lanes * (c.word_bytes >> 5), 1200.0, 770.0),  # scores, probabilities
-        _Term(c.word_bits, 19.0, 9.0),  # whoever takes words: reader, writer, program, embedding
-        _Term(1, 12_000.0, 10_000.0),  # control, epilogue, reductions
+        _Term(c.lanes * products, 26.5 + repair, 34.0),  # operands, adders
+        _Term(words * products, 7.0, 4.0),  # wide operands
+        _Term(c.lanes * c.columns, 376.0, 330.0),  # column sums, scaling, accumulators, drain
+        _Term(c.lanes * c.word_bytes, 60.0, 55.0),  # queries, mixing
+        _Term(c.lanes * c.heads_per_word, 1200.0, 770.0),  # scores, probabilities
+        _Term(c.word_bits, 12.0, 9.0),  # whoever takes words: reader, writer, program, embedding
+        _Term(1, 19_000.0, 12_000.0),  # control, epilogue, reductions
     ]
 
 

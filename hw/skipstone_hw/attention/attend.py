@@ -116,7 +116,7 @@ class Attend(wiring.Component):
     array_heads : Out(ArrayLayout(ArrayLayout(signed(12), heads), lanes))
         Inputs of the shared `Array`.
     sums : In(ArrayLayout(ArrayLayout(column_sum_shape(config), columns), lanes))
-    products : In(ArrayLayout(ArrayLayout(signed(20), word_bytes), lanes))
+    products : In(ArrayLayout(signed(20), word_bytes)).array(lanes)
         Its outputs.
     o : Out(stream.Signature(PairLayout(config)))
         Outputs, kind ATTENTION, each token's in order.
@@ -147,7 +147,7 @@ class Attend(wiring.Component):
     array_bytes: data.View
     array_heads: data.View
     sums: data.View
-    products: data.View
+    products: list[data.View]
     o: stream.Interface
     hit: Signal
     reading: Signal
@@ -180,7 +180,7 @@ class Attend(wiring.Component):
                 "array_bytes": Out(lanes(operand, c.word_bytes)),
                 "array_heads": Out(lanes(operand, c.heads_per_word)),
                 "sums": In(lanes(column_sum_shape(c), c.columns)),
-                "products": In(lanes(signed(PRODUCT_BITS), c.word_bytes)),
+                "products": In(data.ArrayLayout(signed(PRODUCT_BITS), c.word_bytes)).array(c.lanes),
                 "o": Out(stream.Signature(PairLayout(c))),
                 "hit": Out(1),
                 "reading": Out(1),
@@ -219,7 +219,7 @@ class Attend(wiring.Component):
             use.quartered.eq(self.query_heads <= c.lanes // 4),
         ]
         m.d.comb += [
-            mix.products.eq(self.products),
+            *(a.eq(b) for a, b in zip(mix.products, self.products, strict=True)),
             self.idle.eq(~place.tokens.any() & ~self.reading & ~results.draining),
         ]
         with m.If(self.command.valid & self.command.ready):

@@ -6,6 +6,7 @@ one query may be spread over several lanes that are added in the end.
 """
 
 from functools import partial
+from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, signed
 from amaranth.lib import data, wiring
@@ -100,7 +101,7 @@ class Mix(wiring.Component):
         Lanes in which a V word enters the array in this cycle.
     upper : In(lanes)
         It meets the upper half of the probability, not the lower.
-    products : In(ArrayLayout(ArrayLayout(signed(20), word_bytes), lanes))
+    products : In(ArrayLayout(signed(20), word_bytes)).array(lanes)
         The array's products, `Array.PRODUCT_CYCLES` after `valid`.
     busy : Out(1)
         Products are on their way.
@@ -116,7 +117,7 @@ class Mix(wiring.Component):
     clear: Signal
     valid: Signal
     upper: Signal
-    products: data.View
+    products: list[data.View]
     busy: Signal
     lanes: Signal
     pair: Signal
@@ -129,9 +130,7 @@ class Mix(wiring.Component):
                 "clear": In(1),
                 "valid": In(c.lanes),
                 "upper": In(c.lanes),
-                "products": In(
-                    data.ArrayLayout(data.ArrayLayout(signed(PRODUCT_BITS), c.word_bytes), c.lanes)
-                ),
+                "products": In(data.ArrayLayout(signed(PRODUCT_BITS), c.word_bytes)).array(c.lanes),
                 "busy": Out(1),
                 "lanes": In(c.lanes),
                 "pair": In(range(c.word_bytes // 2)),
@@ -149,18 +148,19 @@ class Mix(wiring.Component):
         upper = delay(m, self.upper, Array.PRODUCT_CYCLES, name="upper")
         m.d.comb += self.busy.eq(busy)
 
-        size = {
-            "size": min(_SLICE_BYTES, c.word_bytes),
+        size = min(_SLICE_BYTES, c.word_bytes)
+        slice_: dict[str, Any] = {
+            "size": size,
             "shape": signed(_SUM_BITS + exact_log2(c.max_context)),
         }
-        slice_pairs_log2 = exact_log2(size["size"] // 2)
+        slice_pairs_log2 = exact_log2(size // 2)
         total: list[Value] = [Const(0), Const(0)]
         for lane in range(c.lanes):
             picked = []
-            for first in range(0, c.word_bytes, size["size"]):
+            for first in range(0, c.word_bytes, size):
                 leaf = Leaf(
-                    partial(_Slice, **size),
-                    signature=_SliceSignature(**size),
+                    partial(_Slice, **slice_),
+                    signature=_SliceSignature(**slice_),
                     name="skipstone_mix_slice",
                 )
                 m.submodules[f"slice_{lane}_{first}"] = leaf
@@ -170,7 +170,7 @@ class Mix(wiring.Component):
                     leaf.pins.upper.eq(upper[lane]),
                     leaf.pins.products.as_value().eq(
                         self.products[lane].as_value()[
-                            PRODUCT_BITS * first : PRODUCT_BITS * (first + size["size"])
+                            PRODUCT_BITS * first : PRODUCT_BITS * (first + size)
                         ]
                     ),
                     leaf.pins.pair.eq(self.pair),

@@ -79,6 +79,14 @@ def test_bad_requests(options, error, message):
         estimate(LLAMA, target, calibration=CALIBRATION, **options)
 
 
+def test_heads_shorter_than_the_core_provides_for():
+    with pytest.raises(ConfigError, match=r"core 'u280'.*head_dim must be 128, not 64"):
+        estimate(
+            SHAPES["llama-3.2-1b"], find_target("u280"),
+            prompt=8, generate=8, calibration=CALIBRATION,
+        )  # fmt: skip
+
+
 def test_targets():
     assert TARGET.timing.bandwidth == pytest.approx(0.92)
     assert TARGET.timing.latency == pytest.approx(138e-9 * 225e6)
