@@ -187,7 +187,7 @@ def _placed(folder: Path, constraints: str) -> Path:
                 "--85k", "--package", "CABGA381", "--speed", "6", "--seed", str(SEED),
                 "--json", "netlist.json", "--lpf", "pins.lpf",
                 "--textcfg", "skipstone.config", "--report", "report.json",
-                "--timing-allow-fail",
+                "--timing-allow-fail", "--router", "router2",
             ],
             out,
             "nextpnr.log",
