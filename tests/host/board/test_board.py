@@ -86,7 +86,7 @@ def damage(bitstream, **changes):
         ({"sha256": "0" * 64}, "SHA-256 is"),
         ({"config_hash": "1"}, "configuration hash is 0000000000000001, but its fields give"),
         ({"config_hash": "x"}, "malformed manifest"),
-        ({"version": 99}, f"the bitstream has version 99, this package is for version {registers.VERSION}"),
+        ({"version": 99}, f"has version 99, this package is for version {registers.VERSION}"),
         ({"format": 2}, "format must be 1, not 2"),
         ({"config": {}}, "malformed manifest"),
     ],
