@@ -32,6 +32,7 @@ struct History {
         index.count();
     history_cover:
         for (int p = 0; p <= last; ++p) {
+#pragma HLS loop_tripcount max=MAX_CONTEXT
 #pragma HLS pipeline II=1
             index.cover(p, walk.step(s.versions[p], layer).layer, layer, room);
         }
@@ -49,6 +50,8 @@ inline void load_kv(SKIPSTONE_MEMORY_PARAMETERS, const State& s, History& histor
     walk.begin();
 load_positions:
     for (int p = 0; p <= last; ++p) {
+#pragma HLS pipeline II=1
+#pragma HLS loop_tripcount max=MAX_CONTEXT
         const Version version = walk.step(s.versions[p], layer);
         const int slot = p * g.head_groups() + head_group;
         KvItem item;
@@ -58,8 +61,10 @@ load_positions:
             const KvPlaces places(g, s.store[version.layer], version.rank, head_group);
             item.data = read_word(SKIPSTONE_MEMORY, is_value ? places.value : places.key);
             const Word exponents = read_word(SKIPSTONE_MEMORY, places.exponents);
-            for (int h = 0; h < per; ++h) {
-#pragma HLS loop_tripcount max=MAX_HEADS_PER_WORD
+        take_exponents:
+            for (int h = 0; h < MAX_HEADS_PER_WORD; ++h) {
+#pragma HLS unroll
+                if (h >= per) continue;
                 const int place = (version.rank % per_word) * 2 * per + (is_value ? per : 0) + h;
                 item.exponent[h] = Exponent(field<8>(exponents, place));
             }
@@ -79,12 +84,14 @@ struct Scores {
 
 inline void score(hls::stream<KvItem>& keys, const State& s, int token, int head_group, int heads, int last, Scores& out) {
     const Geometry& g = s.geometry;
-    for (int lane = 0; lane < heads * g.ratio; ++lane) out.best[lane] = Score(-0x7FFFFFFF - 1);
+    for (int lane = 0; lane < MAX_SCORE_LANES; ++lane) out.best[lane] = Score(-0x7FFFFFFF - 1);
 score_positions:
     for (int p = 0; p <= last; ++p) {
+#pragma HLS loop_tripcount max=MAX_CONTEXT
         const KvItem key = keys.read();
     score_lanes:
         for (int lane = 0; lane < heads * g.ratio; ++lane) {
+#pragma HLS loop_tripcount max=MAX_SCORE_LANES
             const int h = lane / g.ratio, head = head_group * g.heads_per_word() * g.ratio + lane;
             Int<32> dot = 0;
         score_elements:
@@ -105,15 +112,19 @@ inline void mix(hls::stream<KvItem>& values, const State& s, int head_group, int
     const Geometry& g = s.geometry;
     static Mixture mixed[MAX_SCORE_LANES][MAX_HEAD_DIM];
     Int<64> total[MAX_SCORE_LANES];
-    for (int lane = 0; lane < heads * g.ratio; ++lane) {
+clear_mixed:
+    for (int lane = 0; lane < MAX_SCORE_LANES; ++lane) {
+#pragma HLS pipeline II=1
         total[lane] = 0;
-        for (int k = 0; k < g.head_dim; ++k) mixed[lane][k] = 0;
+        for (int k = 0; k < MAX_HEAD_DIM; ++k) mixed[lane][k] = 0;
     }
 mix_positions:
     for (int p = 0; p <= last; ++p) {
+#pragma HLS loop_tripcount max=MAX_CONTEXT
         const KvItem value = values.read();
     mix_lanes:
         for (int lane = 0; lane < heads * g.ratio; ++lane) {
+#pragma HLS loop_tripcount max=MAX_SCORE_LANES
             const int h = lane / g.ratio;
             const Probability weight = probability(Int<64>(scores.value[lane][p]) - Int<64>(scores.best[lane]));
             total[lane] = total[lane] + weight;
@@ -128,6 +139,7 @@ mix_positions:
     }
 mix_out:
     for (int lane = 0; lane < heads * g.ratio; ++lane) {
+#pragma HLS loop_tripcount max=MAX_SCORE_LANES
         const Float inverse = reciprocal(from_int(total[lane], 0));
         const int head = head_group * g.heads_per_word() * g.ratio + lane;
         for (int k = 0; k < g.head_dim; ++k) {
@@ -141,16 +153,20 @@ mix_out:
 inline void value_reference(SKIPSTONE_MEMORY_PARAMETERS, const State& s, int layer, int head_group, int heads, int last, int* reference) {
     const Geometry& g = s.geometry;
     const int per = g.heads_per_word(), per_word = g.tokens_per_exponent_word();
-    for (int h = 0; h < heads; ++h) reference[h] = EXPONENT_MIN;
+    for (int h = 0; h < MAX_HEADS_PER_WORD; ++h) reference[h] = EXPONENT_MIN;
     RankWalk walk;
     walk.begin();
 reference_positions:
     for (int p = 0; p <= last; ++p) {
+#pragma HLS pipeline II=1
+#pragma HLS loop_tripcount max=MAX_CONTEXT
         const Version version = walk.step(s.versions[p], layer);
         const KvPlaces places(g, s.store[version.layer], version.rank, head_group);
         const Word exponents = read_word(SKIPSTONE_MEMORY, places.exponents);
-        for (int h = 0; h < heads; ++h) {
-#pragma HLS loop_tripcount max=MAX_HEADS_PER_WORD
+    largest_exponents:
+        for (int h = 0; h < MAX_HEADS_PER_WORD; ++h) {
+#pragma HLS unroll
+            if (h >= heads) continue;
             const int e = int(Exponent(field<8>(exponents, (version.rank % per_word) * 2 * per + per + h)));
             reference[h] = e > reference[h] ? e : reference[h];
         }
@@ -186,6 +202,7 @@ inline ErrorCode attend(SKIPSTONE_MEMORY_PARAMETERS, State& s, History& history,
     if (!versions_within(s, i.layer, int(s.position) + tokens[selected - 1], memory_words)) return ErrorCode::ADDRESS_RANGE;
 attend_tokens:
     for (int n = 0; n < selected; ++n) {
+#pragma HLS loop_tripcount max=MAX_CHUNK
         const int token = tokens[n], last = int(s.position) + token;
         static Float y[MAX_QUERY];
         static Scores scores;

@@ -42,8 +42,12 @@ struct RankWalk {
 // How many positions before `token` of the chunk layer l stored.
 inline int rank_of(const State& s, int layer, int token) {
     int rank = int(s.stored[layer]);
-    for (int n = 0; n < token; ++n)
+count_before:
+    for (int n = 0; n < token; ++n) {
+#pragma HLS pipeline II=1
+#pragma HLS loop_tripcount max=MAX_CHUNK
         rank += int(UInt<64>(s.versions[int(s.position) + n] >> layer) & 1);
+    }
     return rank;
 }
 
@@ -71,6 +75,8 @@ inline bool versions_within(const State& s, int layer, int last, UInt<32> memory
     walk.begin();
 check_positions:
     for (int p = 0; p <= last; ++p) {
+#pragma HLS pipeline II=1
+#pragma HLS loop_tripcount max=MAX_CONTEXT
         const Version version = walk.step(s.versions[p], layer);
         inside = inside && rank_within(s.geometry, s.store[version.layer], version.rank, memory_words);
     }
@@ -106,7 +112,10 @@ struct HistoryIndex {
     // A new chunk.
     void begin() {
     forget_positions:
-        for (int p = 0; p < MAX_CONTEXT; ++p) held[p] = -1;
+        for (int p = 0; p < MAX_CONTEXT; ++p) {
+#pragma HLS pipeline II=1
+            held[p] = -1;
+        }
     }
     // Positions that fit: each takes as many words as the model has head groups, or the next power of two.
     static int room(const Geometry& g) {

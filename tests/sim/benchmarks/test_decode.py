@@ -81,7 +81,7 @@ def test_storage_is_what_golden_writes(image):
     engine.forward(range(40), decisions=decisions)
     written = device.read(section.address, blank.size).reshape(-1, CORE.word_bytes) != 0xA5
     assert engine.kv_space().stored == written.any(axis=1).sum()
-    assert engine.kv_space().allocated == section.words
+    assert engine.kv_space().reserved == section.words
 
 
 def test_weights_are_those_golden_reads(image):
