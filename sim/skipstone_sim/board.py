@@ -30,6 +30,8 @@ _LIBRARY = "board.so"
 _OPTIONS = (
     "-O3", "--x-initial", "fast", "--output-split", "200000", "--output-split-cfuncs", "500",
 )  # fmt: skip
+_START_CYCLES = 1000
+"""The board's reset after configuration is over by then; nobody opens a real one sooner."""
 _BATCH_CYCLES = 1000
 _QUIET_CYCLES = 100_000
 """After so many cycles without a byte the board only runs when one comes."""
@@ -110,6 +112,7 @@ class SimulatedBoard:
     def __init__(self, library: Path, *, divisor: int):
         self._dll = _load(library)
         self._handle = c_void_p(self._dll.board_create(divisor))
+        self._dll.board_run(self._handle, _START_CYCLES)
         self._ours, self._theirs = os.openpty()
         tty.setraw(self._theirs)
         os.set_blocking(self._ours, False)  # whoever does not read must not stop the board
@@ -136,8 +139,7 @@ class SimulatedBoard:
         while not self._stop.is_set():
             ready, _, _ = select.select([self._ours], [], [], 0 if quiet < _QUIET_CYCLES else 0.02)
             with self._lock:
-                if ready:
-                    data = os.read(self._ours, 4096)
+                if data := self._read() if ready else b"":
                     self._dll.board_send(self._handle, data, len(data))
                     quiet = 0
                 elif quiet >= _QUIET_CYCLES and not sent:
@@ -149,6 +151,12 @@ class SimulatedBoard:
             sent += buffer.raw[:count]
             with contextlib.suppress(BlockingIOError):
                 sent = sent[os.write(self._ours, sent) :]
+
+    def _read(self) -> bytes:
+        """What came on the terminal; nothing if its user took it back since we were told."""
+        with contextlib.suppress(BlockingIOError):
+            return os.read(self._ours, 4096)
+        return b""
 
     @property
     def cycles(self) -> int:

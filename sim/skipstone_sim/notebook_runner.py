@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import nbformat
@@ -20,12 +21,13 @@ _TIMEOUT_S = 300
 def run_notebook(path: Path) -> Any:
     """The notebook with its outputs. Raises CellExecutionError if a cell fails."""
     notebook = nbformat.read(path, as_version=4)
-    # Sockets in the file system: the kernel needs no network, and nobody else reaches it.
-    config = Config(KernelManager={"transport": "ipc"})
-    client = NotebookClient(notebook, timeout=_TIMEOUT_S, kernel_name="python3", config=config)
-    # In a thread of its own: whoever calls may have an event loop to keep.
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(lambda: asyncio.run(client.async_execute())).result()
+    # Sockets in a folder of their own: the kernel needs no network, and nobody else reaches it.
+    with TemporaryDirectory() as folder:
+        config = Config(KernelManager={"transport": "ipc", "ip": f"{folder}/kernel"})
+        client = NotebookClient(notebook, timeout=_TIMEOUT_S, kernel_name="python3", config=config)
+        # In a thread of its own: whoever calls may have an event loop to keep.
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(lambda: asyncio.run(client.async_execute())).result()
     return notebook
 
 

@@ -6,6 +6,7 @@ import os
 import random
 import select
 import threading
+import time
 import tty
 from collections.abc import Iterator
 from pathlib import Path
@@ -266,6 +267,13 @@ def statuses(stream):
         found.append((response.tag, Status(response.status)))
         stream = stream[used:]
     return found
+
+
+def test_bytes_that_wait_for_the_board_are_heard(library, monkeypatch):
+    serve = SimulatedBoard._serve
+    monkeypatch.setattr(SimulatedBoard, "_serve", lambda self: time.sleep(0.2) or serve(self))
+    with SimulatedBoard(library, divisor=DIVISOR) as board:
+        assert statuses(raw(board, request(7, 2), 9)) == [(2, Status.BAD_REQUEST)]
 
 
 def test_the_bridge_refuses_bad_requests(board):
