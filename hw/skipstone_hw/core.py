@@ -40,6 +40,9 @@ __all__ = ["Core"]
 class Core(wiring.Component):
     """The overlay processor.
 
+    With `region_registers`, what units of one super logic region have for those of the other goes
+    through the `Boundary` of each.
+
     Parameters
     ----------
     config : CoreConfig

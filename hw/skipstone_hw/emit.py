@@ -13,8 +13,9 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+from unittest.mock import patch
 
-from amaranth.back import verilog
+from amaranth.back import rtlil, verilog
 from amaranth.hdl import _ir, _nir  # amaranth is pinned
 from amaranth.lib import wiring
 
@@ -59,7 +60,7 @@ def _convert(
     ports = {}
     for label, (value, inward) in members.items():
         ports[label] = (value, _ir.PortDirection.Input if inward else _ir.PortDirection.Output)
-    with _whole_signals():
+    with _short_output():
         text = verilog.convert(
             component, name=name, platform=library, ports=ports, emit_src=False,
             strip_internal_attrs=True,
@@ -68,24 +69,29 @@ def _convert(
 
 
 @contextlib.contextmanager
-def _whole_signals() -> Iterator[None]:
-    """No net for each field of each structured signal, to be seen in waveforms.
+def _short_output() -> Iterator[None]:
+    """Amaranth leaves out what nobody needs and what takes longest to write at full size.
 
-    Amaranth slices the whole signal for each: of a signal with thousands of elements, that takes
-    longer than everything else together.
+    * No net for each field of each structured signal, to be seen in waveforms: the whole signal is
+      sliced for each, of thousands.
+    * No contents of memories that start as zeros, bit by bit: what is read was written before.
     """
 
-    def emit(netlist: Any) -> None:
+    def emit_signal_fields(netlist: Any) -> None:
         for signal, fragment in netlist.design.signal_lca.items():
             value, signed = netlist.emit_rhs(netlist.fragment_module_idx[fragment], signal)
             netlist.netlist.signal_fields[signal] = {(): _nir.SignalField(value, signed=signed)}
 
-    original = _ir.NetlistEmitter.emit_signal_fields
-    _ir.NetlistEmitter.emit_signal_fields = emit
-    try:
+    def emit_memory(emitter: Any, index: int, cell: Any) -> None:
+        if any(cell.init):
+            write_memory(emitter, index, cell)
+
+    write_memory = rtlil.ModuleEmitter.emit_memory
+    with (
+        patch.object(_ir.NetlistEmitter, "emit_signal_fields", emit_signal_fields),
+        patch.object(rtlil.ModuleEmitter, "emit_memory", emit_memory),
+    ):
         yield
-    finally:
-        _ir.NetlistEmitter.emit_signal_fields = original
 
 
 def emit_verilog(config: CoreConfig, *, probe: bool = False) -> str:

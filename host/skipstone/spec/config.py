@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from .errors import ConfigError
 from .packing import MULTIPLIERS, Packing
@@ -245,16 +247,25 @@ class CoreConfig:
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces."""
-        fields = dataclasses.asdict(self)
-        # So that the cores which never had them keep their hash, images and bitstreams.
-        if not self.region_registers:
-            del fields["region_registers"]
-        return json.dumps(fields, sort_keys=True, separators=(",", ":"))
+        return _canonical(dataclasses.asdict(self)).decode()
 
     @property
     def hash64(self) -> int:
-        """First 64 bits of the SHA-256 of the canonical JSON: the core's identity."""
-        return int.from_bytes(hashlib.sha256(self.to_json().encode()).digest()[:8], "big")
+        """The core's identity: first 64 bits of the SHA-256 of the canonical JSON of all fields that
+        are not at their default, so that a core stays what it was when a field is added. A default
+        must therefore never change.
+        """
+        said = {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if getattr(self, f.name) != f.default
+        }
+        return int.from_bytes(hashlib.sha256(_canonical(said)).digest()[:8], "big")
+
+
+def _canonical(fields: Mapping[str, Any]) -> bytes:
+    """JSON with sorted keys and no spaces."""
+    return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
 
 
 SIMULATION_CONFIGS = {

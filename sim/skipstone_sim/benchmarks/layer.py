@@ -3,7 +3,8 @@
 Figures are of one layer in the middle of a model: what a stack of two costs more than a stack of
 one, so that fetching the program, embedding and logits do not count. Weights are random; which
 tokens execute what is given by the host. The context before a measured token is made of tokens that
-store K and V in every layer and skip all else (`kv_recompute`).
+skip everything and whose K and V are those of a narrow model with one KV head: the core takes them
+for stored, which is all that its time depends on, and a hundredth of the work is simulated.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from skipstone.model import ModelConfig, named_shape
 from skipstone.runtime import DecisionMap, Engine
 from skipstone.spec.config import CoreConfig, named_config
 from skipstone.spec.image import Image
+from skipstone.spec.isa import Epilogue, Instruction, Opcode, decode_program, encode_program
 from skipstone.spec.records import MODULES
 from skipstone_sim.dram import DRAMS, Dram
 from skipstone_sim.random_model import random_model
@@ -64,12 +66,43 @@ def stack(shape: ModelConfig, layers: int, core: CoreConfig, capacity: int) -> I
     return compile_model(model, core, kv_capacity=capacity)
 
 
+def filler(image: Image, shape: ModelConfig) -> Image:
+    """An image with which tokens enter the KV stores of `image`, a stack of `shape`, cheaply.
+
+    Its model is as narrow as the core allows, and K and V end after the first head.
+    """
+    core, layers = image.config, int(image.model["layers"])
+    narrow = replace(shape, hidden=core.group, ffn=core.group)
+    small = stack(narrow, layers, core, int(image.model["kv_capacity"]))
+    stores = {i.layer: i.a for i in _program(image) if i.opcode is Opcode.ROUTE}
+    program = []
+    for i in _program(small):
+        if i.opcode is Opcode.ROUTE:
+            i = replace(i, a=stores[i.layer])
+        elif i.epilogue in (Epilogue.KEY, Epilogue.VALUE):
+            i = replace(i, blocks=shape.head_dim // core.columns)
+        program.append(i)
+    if small.words > min(stores.values()):
+        raise ValueError(f"a layer of {shape.name} is too small to enter its KV store from another")
+    data = np.frombuffer(encode_program(program), np.uint8)
+    sections = small.sections | {
+        "program": replace(small.sections["program"], data=data),
+        "kv": image.sections["kv"],
+    }
+    return Image(core, small.model, sections)
+
+
+def _program(image: Image) -> Sequence[Instruction]:
+    return decode_program(np.asarray(image.sections["program"].data).tobytes())
+
+
 class _Pair:
     """Stacks of one layer and of two, taking the same sequence."""
 
     def __init__(self, device: RtlDevice, shape: ModelConfig, capacity: int):
         self._device = device
         self._images = [stack(shape, layers, device.config, capacity) for layers in _LAYERS]
+        self._fillers = [filler(image, shape) for image in self._images]
         self.wall_s, self.cycles = 0.0, 0
 
     def measure(self, before: int, chunks: Sequence[DecisionMap]) -> list[LayerCost]:
@@ -77,14 +110,15 @@ class _Pair:
         layers, modules)."""
         costs = [LayerCost() for _ in chunks]
         whole = np.concatenate([np.zeros((before, 2, len(MODULES)), np.bool_), *chunks])
-        for image, layers, sign in zip(self._images, _LAYERS, (-1, 1), strict=True):
-            engine = Engine(self._device, image)
-            tokens = [n % engine.vocabulary for n in range(len(whole))]
-            decisions = np.ascontiguousarray(whole[:, :layers])
+        for n, (image, sign) in enumerate(zip(self._images, (-1, 1), strict=True)):
+            decisions = np.ascontiguousarray(whole[:, : _LAYERS[n]])
             bound = SequenceBound(image, decisions)
             begin, started = time.perf_counter(), self._device.cycles
             if before:
-                engine.forward(tokens[:before], decisions=decisions[:before])
+                Engine(self._device, self._fillers[n]).forward([0] * before, decisions=False)
+            engine = Engine(self._device, image)
+            engine.length = before
+            tokens = [n % engine.vocabulary for n in range(len(whole))]
             for chunk, cost in zip(chunks, costs, strict=True):
                 at = range(engine.length, engine.length + len(chunk))
                 part = slice(at.start, at.stop)
@@ -153,8 +187,8 @@ def run(
     """Rows of each shape on `core`, behind `memory` (a key of `DRAMS`, or "ideal"; default: the
     board's).
 
-    At each of `contexts`, `tokens` tokens are decoded one by one for each of `skips`, the share of
-    module executions that skip; each of `chunks` is prefilled at once.
+    Up to each of `contexts`, `tokens` tokens are decoded one by one for each of `skips`, the share
+    of module executions that skip; each of `chunks` is prefilled at once.
     """
     config = named_config(core)
     kind = memory or BOARD_DRAM.get(core, "ideal")
@@ -162,7 +196,7 @@ def run(
     say = progress or (lambda line: None)
     behind = None if dram is None else dram.model(config)
     device = RtlDevice(config, memory=behind, watchdog_cycles=0, progress=progress)
-    longest = max(0, *(c + tokens * len(skips) for c in contexts), *chunks)
+    longest = max(0, *contexts, *chunks)
     rng = np.random.default_rng(5)
     out: list[Row] = []
     wall_s, cycles = 0.0, 0
@@ -176,7 +210,7 @@ def run(
             for context in contexts:
                 say(f"{shape.name}: decoding at context {context}")
                 maps = [rng.random((1, 2, len(MODULES))) >= s for s in skips for _ in range(tokens)]
-                costs = pair.measure(context - 1, maps)
+                costs = pair.measure(context - len(maps), maps)
                 for n, skip in enumerate(skips):
                     total = LayerCost()
                     for cost in costs[n * tokens : (n + 1) * tokens]:

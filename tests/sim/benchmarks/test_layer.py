@@ -1,11 +1,15 @@
 """The layer benchmark, scaled down: a narrow shape on the smallest core."""
 
+from dataclasses import replace
+
 import pytest
 
 from skipstone.model import ModelConfig
+from skipstone.runtime import Engine
 from skipstone.spec.config import CONFIGS
-from skipstone_sim.benchmarks.layer import run
+from skipstone_sim.benchmarks.layer import filler, run, stack
 from skipstone_sim.dram import DRAMS
+from skipstone_sim.rtl import RtlDevice
 
 SHAPE = ModelConfig(
     name="narrow", hidden=128, layers=1, heads=4, kv_heads=2, head_dim=32, ffn=256, vocab=64,
@@ -36,3 +40,24 @@ def test_a_layer(memory):
         100 * products / value["prefill_layer_cycles"]
     )
     assert 20 < value["prefill_utilisation"] < 100
+
+
+@pytest.mark.rtl
+@pytest.mark.parametrize("before", [5, 40])
+def test_a_cheap_context_costs_what_a_real_one_costs(before):
+    image = stack(SHAPE, 2, CORE, 64)
+    device = RtlDevice(CORE)
+    counters = []
+    for context in (image, filler(image, SHAPE)):
+        Engine(device, context).forward([0] * before, decisions=False)
+        engine = Engine(device, image)
+        engine.length = before
+        counters.append([engine.forward([3], before + n, decisions=True).counters for n in (0, 1)])
+    device.close()
+    assert counters[0] == counters[1]
+
+
+def test_a_layer_that_is_too_small_for_a_cheap_context():
+    shape = replace(SHAPE, hidden=32, ffn=32)
+    with pytest.raises(ValueError, match="a layer of narrow is too small"):
+        filler(stack(shape, 1, CORE, 64), shape)
