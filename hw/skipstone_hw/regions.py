@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 REGION_1 = ("array", "linear", "attend", "activations", "boundary_1")
-"""Units of region 1; all others, and the logic between them, are in region 0."""
+"""Units of region 1; all others are in region 0. Logic between units belongs to those it serves."""
 
 _Crossings = dict[str, tuple[int, Any]]
 
