@@ -8,6 +8,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.sim import Simulator
 
+from skipstone.estimate.cycles import SIGNAL_CROSSING, STREAM_CROSSING
 from skipstone_hw.crossing import CROSSING_CYCLES, Receiver, Sender, crossing_register
 from skipstone_hw.grant import WeightGrant
 from skipstone_hw.regions import Boundary
@@ -159,3 +160,8 @@ def test_weights_pass_when_their_matrix_was_issued():
                 coming = [True] * len(coming)
 
     simulate(grant, process)
+
+
+def test_the_estimate_knows_the_cycles():
+    assert STREAM_CROSSING == Receiver.STREAM_CYCLES
+    assert SIGNAL_CROSSING == CROSSING_CYCLES
