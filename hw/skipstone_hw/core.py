@@ -136,19 +136,20 @@ class Core(wiring.Component):
         return m
 
     def _cross(self, m, name, source, sink):
-        """Connect a stream or a signal to where it goes in the other region."""
-        streams, signals = (of(self._config) for of in (crossing_streams, crossing_signals))
+        """Connect a stream to where it goes in the other region."""
         if self._near:
-            to, _ = (streams | signals)[name]
-            leaves, enters = getattr(self._near[1 - to], name), getattr(self._near[to], name)
-            links = [(source, leaves), (enters, sink)]
-        else:
-            links = [(source, sink)]
-        for first, last in links:
-            if name in streams:
-                connect(m, first, last)
-            else:
-                m.d.comb += last.eq(first)
+            to, _ = crossing_streams(self._config)[name]
+            connect(m, source, getattr(self._near[1 - to], name))
+            source = getattr(self._near[to], name)
+        connect(m, source, sink)
+
+    def _over(self, m, name, signal):
+        """A signal as the other region sees it."""
+        if not self._near:
+            return signal
+        to, _ = crossing_signals(self._config)[name]
+        m.d.comb += getattr(self._near[1 - to], name).eq(signal)
+        return getattr(self._near[to], name)
 
     def _build_events(self, m):
         """What happens where the array is, for the counters."""
@@ -168,7 +169,8 @@ class Core(wiring.Component):
         """What the program fixed, to every unit that needs it."""
         s = self._sequencer
         kv = s.geometry.kv
-        far_kv = self._near[1].geometry if self._near else kv  # as region 1 sees it
+        far_kv = self._over(m, "geometry", kv)
+        far_position = self._over(m, "position", s.position)
         hidden_pairs = Signal(16)
         m.d.comb += hidden_pairs.eq(s.geometry.hidden_groups * (self._config.group // 2))
         m.d.comb += [
@@ -178,17 +180,20 @@ class Core(wiring.Component):
                 (self._activations, far_kv), (self._kv_writer, kv),
             )
         ]  # fmt: skip
-        m.d.comb += [u.position.eq(s.position) for u in (self._embed, self._kv_index, self._report)]
-        self._cross(m, "position", s.position, self._attend.position)
-        self._cross(m, "geometry", kv, self._attend.geometry)
-        self._cross(m, "query_heads", s.geometry.query_heads, self._attend.query_heads)
-        self._cross(m, "norm_token", self._linear.norm_token, self._reductions.norm_token)
-        self._cross(m, "norm", self._reductions.norm, self._linear.norm)
+        m.d.comb += [
+            u.position.eq(position)
+            for u, position in (
+                (self._embed, s.position), (self._attend, far_position),
+                (self._kv_index, s.position), (self._report, s.position),
+            )
+        ]  # fmt: skip
         m.d.comb += [
             u.count.eq(s.count)
             for u in (self._embed, self._decisions, self._kv_index, self._report)
         ]
         m.d.comb += [
+            self._attend.geometry.eq(far_kv),
+            self._attend.query_heads.eq(self._over(m, "query_heads", s.geometry.query_heads)),
             self._kv_index.geometry.eq(kv),
             self._embed.tables.eq(s.tables),
             self._embed.input_address.eq(self._program.instruction.address),
@@ -199,6 +204,8 @@ class Core(wiring.Component):
             self._reductions.hidden_groups.eq(s.geometry.hidden_groups),
             self._reductions.inv_hidden.eq(s.geometry.inv_hidden),
             self._reductions.epsilon.eq(s.geometry.epsilon),
+            self._reductions.norm_token.eq(self._over(m, "norm_token", self._linear.norm_token)),
+            self._linear.norm.eq(self._over(m, "norm", self._reductions.norm)),
         ]
 
     def _build_read_side(self, m):
@@ -353,8 +360,8 @@ class Core(wiring.Component):
         reading = self._attend.reading
         if self._near:
             here, there = self._near
-            m.d.comb += there.reading.eq(reading | there.walk_pending)
-            reading = here.reading | here.attend_command_pending
+            reading = self._over(m, "reading", reading | there.walk_pending)
+            reading = reading | here.attend_command_pending
         # A stored token's rank, `KvWriter.RANK_CYCLES` after it is asked for.
         chunk = range(self._config.max_chunk)
         earlier, first = Signal(len(chunk)), Signal.like(index.rank_first)
@@ -459,8 +466,7 @@ class Core(wiring.Component):
             far_quiet = self._boundary_1.settled
             for unit in far:
                 far_quiet = far_quiet & unit.idle
-            m.d.comb += self._near[1].idle.eq(far_quiet)
-            quiet = quiet & self._near[0].idle & self._boundary_0.settled
+            quiet = quiet & self._over(m, "idle", far_quiet) & self._boundary_0.settled
         m.d.comb += s.quiet.eq(quiet)
 
     def _build_runs(self, m):

@@ -10,14 +10,14 @@ import re
 from dataclasses import replace
 
 import pytest
-from amaranth.hdl import Module, Signal, _ir, _nir  # amaranth is pinned
+from amaranth.hdl import Module, Shape, Signal, _ir, _nir  # amaranth is pinned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from skipstone.spec.config import CONFIGS
 from skipstone_hw.control import Control
 from skipstone_hw.core import Core
-from skipstone_hw.emit import _whole_signals, port_name
+from skipstone_hw.emit import port_name
 from skipstone_hw.leaf import LeafLibrary, member_ports
 from skipstone_hw.regions import REGION_1, Boundary, crossing_signals, crossing_streams
 from skipstone_hw.supervisor import Supervisor
@@ -40,8 +40,7 @@ def netlist_of(component):
         leaf._MustUse__used = True
         return ""
 
-    with _whole_signals():
-        return _ir.build_netlist(_ir.Fragment.get(component, LeafLibrary(convert)), ports)
+    return _ir.build_netlist(_ir.Fragment.get(component, LeafLibrary(convert)), ports)
 
 
 class Crossings:
@@ -109,13 +108,7 @@ def test_what_crosses_the_core():
 
 
 def shape_bits(shape):
-    return len(Signal(shape))
-
-
-def test_a_core_of_one_region_crosses_at_once():
-    """That is what the registers are for, and what the check is able to find."""
-    wrong = Crossings(netlist_of(Core(config=CONFIGS["sim-tiny"]))).wrong
-    assert {("sequencer", "linear.planner"), ("attend", "kv_index")} <= wrong
+    return Shape.cast(shape).width
 
 
 class Joined(wiring.Component):
@@ -127,7 +120,7 @@ class Joined(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        first, last = Signal(), Signal()
+        first, last, late = (Signal(reset_less=True) for _ in range(3))
         m.submodules.sequencer, m.submodules.array = near, far = Module(), Module()
         near.d.sync += first.eq(self.a)
         if self._between == "logic":
@@ -139,19 +132,22 @@ class Joined(wiring.Component):
             far.d.sync += held.eq(~held)
             with far.If(held):
                 far.d.sync += last.eq(first)
+        elif self._between == "reset":
+            cleared = Signal()
+            far.d.sync += cleared.eq(first)
+            m.d.comb += self.y.eq(cleared)
         elif self._between == "glue":
             middle = Signal()
             m.d.comb += [middle.eq(~first), self.y.eq(last)]
             far.d.sync += last.eq(middle)
         else:
-            late = Signal()
             far.d.sync += last.eq(first)
             near.d.sync += late.eq(last)
             m.d.comb += self.y.eq(late)
         return m
 
 
-@pytest.mark.parametrize("between", ["logic", "enable", "glue"])
+@pytest.mark.parametrize("between", ["logic", "enable", "glue", "reset"])
 def test_anything_between_is_found(between):
     assert ("sequencer", "array") in Crossings(netlist_of(Joined(between))).wrong
 
