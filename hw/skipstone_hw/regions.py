@@ -62,7 +62,7 @@ def crossing_streams(config: CoreConfig) -> _Crossings:
         "attend_command": (1, AttendCommand(c)),
         "words": (1, ArrayWordLayout(c)),  # weights of issued matrices, keys and values
         "misses": (1, ItemLayout(MissLayout(c))),
-        "hits": (1, ItemLayout(range(c.max_context))),  # type: ignore[arg-type]
+        "hits": (1, ItemLayout(range(c.max_context))),
         "mantissas": (1, MantissaPairLayout(c)),  # to the activation buffer
         "walk": (0, WalkLayout(c)),
         "pairs": (0, PairLayout(c)),  # of LINEAR and ATTEND
