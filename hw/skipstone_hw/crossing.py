@@ -66,7 +66,7 @@ class LinkSignature(wiring.Signature):
 
 
 class Sender(wiring.Component):
-    """This side of a stream into the other region.
+    """Near side of a stream into the other region.
 
     Takes a payload per cycle as long as the receiver has room for it.
 
@@ -119,7 +119,7 @@ class Sender(wiring.Component):
 
 
 class Receiver(wiring.Component):
-    """The other side of a `Sender`.
+    """Far side of a stream, opposite its `Sender`.
 
     Its first registers are empty from the second cycle of the sender's reset on.
 
