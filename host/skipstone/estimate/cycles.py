@@ -452,7 +452,9 @@ class _Walk:
         self._words("weights", words_per_block * i.blocks)
         self.cost.array_busy += busy
         self.cost.products += tokens * i.groups * c.group * i.blocks * c.columns
-        self._stream, self._planner = at, max(issued, at - words_per_block * i.blocks)
+        # What has gathered beyond the last word belongs to the next matrix.
+        self._stream = at - ready / self._rate
+        self._planner = max(issued, at - words_per_block * i.blocks)
         self._finish_linear(i, ends, lane_groups)
         self._now = issued + 1
 

@@ -118,7 +118,8 @@ class CoreConfig:
             f"not {self.ports * self.port_bits}",
         )
         need(self.rows >= 4, f"rows must be at least 4, not {self.rows}")
-        need(self.columns >= 2, f"columns must be at least 2, not {self.columns}")
+        # SwiGLU pairs two gates with two ups of the same block.
+        need(self.columns >= 4, f"columns must be at least 4, not {self.columns}")
         need(32 <= self.group <= 128, f"group must be 32, 64 or 128, not {self.group}")
         need(self.rows <= self.group, f"rows must be at most group ({self.group}), not {self.rows}")
         need(self.word_bytes >= 32, f"a word must have at least 32 bytes, not {self.word_bytes}")
@@ -251,9 +252,10 @@ class CoreConfig:
 
     @property
     def hash64(self) -> int:
-        """The core's identity: first 64 bits of the SHA-256 of the canonical JSON of all fields that
-        are not at their default, so that a core stays what it was when a field is added. A default
-        must therefore never change.
+        """The core's identity: first 64 bits of the SHA-256 of the canonical JSON.
+
+        Of all fields that are not at their default, so that a core stays what it was when a field
+        is added. A default must therefore never change.
         """
         said = {
             f.name: getattr(self, f.name)
@@ -297,12 +299,14 @@ SIMULATION_CONFIGS = {
 BOARD_CONFIGS = {
     c.name: c
     for c in (
-        # HBM cards. A port of 512 bits at 225 MHz takes the whole of a pseudo channel. As many
-        # LUTs as the card has allow for two lanes, so for models without grouped queries.
+        # HBM cards. A port of 512 bits at 225 MHz takes the whole of a pseudo channel, which
+        # delivers less than a word per cycle: what the FIFOs gather while the array cannot go on is
+        # caught up with later. As many LUTs as the card has allow for two lanes, so for models
+        # without grouped queries.
         CoreConfig(
             name="u280", rows=128, columns=32, lanes=2, ports=32, port_bits=512, group=128,
             max_hidden=5120, max_ffn=13824, max_query=5120, max_context=4096, max_chunk=64,
-            max_layers=40, max_program=512, fifo_words=128, burst_beats=32, outstanding=16,
+            max_layers=40, max_program=512, fifo_words=2048, burst_beats=32, outstanding=16,
             clock_mhz=225.0, min_head_dim=128, region_registers=True,
         ),
         # Half the width, twice the lanes: four query heads to a KV head.
@@ -338,7 +342,7 @@ BOARD_CONFIGS = {
         ),
         # Memory is block RAM, as much as the nano model needs.
         CoreConfig(
-            name="ulx3s", rows=8, columns=8, lanes=2, ports=1, port_bits=256,
+            name="ulx3s", rows=16, columns=4, lanes=2, ports=1, port_bits=256,
             max_hidden=64, max_ffn=160, max_query=64, max_context=128, max_chunk=4,
             max_layers=4, max_program=64, fifo_words=16, burst_beats=8, outstanding=4,
             clock_mhz=25.0, prefetch_words=16, dsp="18x18",

@@ -70,7 +70,6 @@ synth_ecp5 -top {TOP} -noflatten -nowidelut -run coarse:map_luts
 rename -hide w:*
 scratchpad -copy abc9.script.default.fast abc9.script
 synth_ecp5 -top {TOP} -noflatten -nowidelut -run map_luts:check
-autoname
 check -noinit
 blackbox =A:whitebox
 tee -q -o cells.json stat -json -top {TOP}

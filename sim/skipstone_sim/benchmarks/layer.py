@@ -20,12 +20,15 @@ from skipstone.compiler import compile_model
 from skipstone.model import ModelConfig, named_shape
 from skipstone.runtime import DecisionMap, Engine
 from skipstone.spec.config import CoreConfig, named_config
+from skipstone.spec.errors import SkipstoneError
 from skipstone.spec.image import Image
 from skipstone.spec.isa import Epilogue, Instruction, Opcode, decode_program, encode_program
 from skipstone.spec.records import MODULES
 from skipstone_sim.dram import DRAMS, Dram
-from skipstone_sim.random_model import random_model
+from skipstone_sim.golden import GoldenDevice
+from skipstone_sim.random_model import random_model, random_shape
 from skipstone_sim.rtl import RtlDevice
+from skipstone_sim.verify import verify
 
 from .bound import SequenceBound
 from .rows import Row
@@ -85,7 +88,8 @@ def filler(image: Image, shape: ModelConfig) -> Image:
     if small.words > min(stores.values()):
         raise ValueError(f"a layer of {shape.name} is too small to enter its KV store from another")
     data = np.frombuffer(encode_program(program), np.uint8)
-    sections = small.sections | {
+    sections = {
+        **small.sections,
         "program": replace(small.sections["program"], data=data),
         "kv": image.sections["kv"],
     }
@@ -144,17 +148,18 @@ def _decode_rows(
     cost: LayerCost, core: CoreConfig, dram: Dram | None, row: Callable[..., Row]
 ) -> list[Row]:
     cycles = cost.counters["cycles"]
-    share = cost.bound / cycles  # words of memory per cycle
     deliverable = 1.0 if dram is None else dram.deliverable(core)
-    waiting = cost.counters["array_busy"] + cost.counters["stall_memory"]
+    memory = cost.bound / deliverable  # cycles that memory needs
+    # Non-linear functions and hand-over: what neither memory nor the array accounts for.
+    lost = cycles - max(memory, cost.counters["array_busy"])
     out = [
         row("decode_layer_cycles", cycles, "cycles"),
         row("decode_layer_bound", cost.bound, "words"),
-        row("decode_bandwidth_efficiency", 100 * share / deliverable, "%", "at least 95"),
-        row("nonlinear_share", 100 * (1 - waiting / cycles), "%", "at most 2"),
+        row("decode_bandwidth_efficiency", 100 * memory / cycles, "%", "at least 95"),
+        row("nonlinear_share", 100 * lost / cycles, "%", "at most 2"),
     ]
     if dram is not None:
-        peak = share / dram.port_share(core)
+        peak = cost.bound / cycles / dram.port_share(core)
         out.append(row("decode_bandwidth_efficiency_of_peak", 100 * peak, "%"))
     return out
 
@@ -171,6 +176,23 @@ def _prefill_rows(
         row("prefill_layer_cycles", cycles, "cycles"),
         row("prefill_utilisation", 100 * used, "%", "at least 90"),
     ]
+
+
+def _same_bits(device: RtlDevice) -> int:
+    """Words of a small routed model that were compared with golden's: the core computes, too.
+
+    Raises SkipstoneError if one differs.
+    """
+    core = device.config
+    shape = random_shape(
+        hidden=2 * core.group, ffn=2 * core.group, head_dim=core.min_head_dim, heads=2, kv_heads=2,
+        max_positions=64,
+    )  # fmt: skip
+    image = compile_model(random_model(shape, group=core.group), core, kv_capacity=64)
+    report = verify(image, GoldenDevice(core), [device], range(20), tokens=6)
+    if not report.identical:
+        raise SkipstoneError(f"{core.name} differs from golden: {report.difference}")
+    return report.words_compared
 
 
 def run(
@@ -201,6 +223,9 @@ def run(
     out: list[Row] = []
     wall_s, cycles = 0.0, 0
     try:
+        say("comparing with golden")
+        words = _same_bits(device)
+        out.append(_row_of(f"random model on {core}", "routed")("identical_words", words, "words"))
         for given in shapes:
             shape = named_shape(given) if isinstance(given, str) else given
             on = f"{shape.name} layer on {core}, {kind}"

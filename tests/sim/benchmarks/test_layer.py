@@ -25,6 +25,7 @@ def test_a_layer(memory):
         [SHAPE], core=CORE.name, contexts=[20], chunks=[8], skips=(0.0,), tokens=1, memory=memory
     )
     value = {row.figure: row.value for row in rows}
+    assert value["identical_words"] > 500
     # Nibbles of all matrices; a scale word for two groups of every eight columns; K and V: a word
     # for every token and KV head, and an exponent word for every 16.
     weights = 128 * (2 * 128 + 2 * 64 + 3 * 256)
@@ -34,7 +35,8 @@ def test_a_layer(memory):
     deliverable = 1.0 if memory == "ideal" else DRAMS[memory].deliverable(CORE)
     assert value["decode_bandwidth_efficiency"] == pytest.approx(100 * share / deliverable)
     assert 20 < value["decode_bandwidth_efficiency"] < 100
-    assert 0 < value["nonlinear_share"] < 60
+    # Behind ideal memory the array is the slower: a V word takes two cycles.
+    assert 0 < value["nonlinear_share"] < 100.001 - value["decode_bandwidth_efficiency"]
     products = 8 * weights / (CORE.rows * CORE.columns * CORE.lanes)
     assert value["prefill_utilisation"] == pytest.approx(
         100 * products / value["prefill_layer_cycles"]
