@@ -41,6 +41,12 @@ def test_the_estimate_is_that_of_synthesis_where_it_was_made():
         assert found[resource] == pytest.approx(measured, rel=0.05)
 
 
+def test_registers_between_regions_are_those_of_synthesis():
+    """Both sides of the boundary of sim-tiny by Yosys 0.70."""
+    both = [luts_and_ffs(replace(CONFIGS["sim-tiny"], region_registers=b)) for b in (True, False)]
+    assert [a - b for a, b in zip(*both, strict=True)] == pytest.approx([602, 2158], rel=0.02)
+
+
 def test_too_large_a_core_is_refused_with_the_numbers():
     wide = replace(CONFIGS["u280"], lanes=8)
     message = (

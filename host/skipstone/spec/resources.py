@@ -93,8 +93,6 @@ def multipliers(c: CoreConfig) -> dict[str, int]:
 
 
 _FLOATING_POINT = 40
-_CROSSING_BITS = 700
-"""What crosses between the regions beside words: commands, lists, pairs, and their counts."""
 _LUT4_PER_LUT6 = 1.7
 
 
@@ -111,7 +109,7 @@ def _terms(c: CoreConfig) -> list[_Term]:
     repair = 12.0 * c.packing.overlap / 3 if c.packing.overlap else 0.0
     products = c.rows * c.columns
     words = 2 if c.history_words and c.lanes > 1 else 1  # at a time, each prepared for itself
-    crossing = c.word_bits + _CROSSING_BITS if c.region_registers else 0
+    regions = int(c.region_registers)
     return [
         _Term(c.lanes * products, 26.5 + repair, 34.0),  # operands, adders
         _Term(words * products, 7.0, 4.0),  # wide operands
@@ -120,7 +118,10 @@ def _terms(c: CoreConfig) -> list[_Term]:
         _Term(c.lanes * c.heads_per_word, 1200.0, 770.0),  # scores, probabilities
         _Term(c.word_bits, 12.0, 9.0),  # whoever takes words: reader, writer, program, embedding
         _Term(1, 19_000.0, 12_000.0),  # control, epilogue, reductions
-        _Term(crossing, 0.7, 3.0),  # between regions: a register each, a queue and its register
+        # Between regions: words, with a register on each side, a queue and its register; and all
+        # the rest, which is narrow.
+        _Term(regions * c.word_bits, 0.6, 3.0),
+        _Term(regions, 450.0, 1_400.0),
     ]
 
 
