@@ -332,7 +332,7 @@ BOARD_CONFIGS = {
         ),
         # DDR3, 4.2 GB/s, and few LUTs: models of some ten million parameters.
         CoreConfig(
-            name="pynq-z2", rows=8, columns=8, lanes=2, ports=4, port_bits=64, group=32,
+            name="pynq-z2", rows=16, columns=4, lanes=2, ports=4, port_bits=64, group=32,
             max_hidden=512, max_ffn=1536, max_query=512, max_context=256, max_chunk=8,
             max_layers=8, max_program=128, clock_mhz=100.0, dsp="25x18",
         ),
