@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amaranth import Const, Module, Mux, ResetInserter, Signal
+from amaranth import Cat, Const, Module, Mux, ResetInserter, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -17,6 +17,7 @@ from .counters import Counters
 from .decisions import Decisions
 from .embed import Embed, Repass
 from .epilogue import Epilogue
+from .grant import WeightGrant
 from .kv_index import KvIndex
 from .kv_writer import KvWriter
 from .layouts import PairKind, ProbeSignature, ReadKind
@@ -28,6 +29,7 @@ from .memory.writer import Writer
 from .packer import Packer
 from .program import Program
 from .reductions import Reductions
+from .regions import REGION_1, Boundary, crossing_signals, crossing_streams
 from .report import Report
 from .sequencer import Sequencer, WordTarget
 from .supervisor import Supervisor
@@ -37,6 +39,9 @@ __all__ = ["Core"]
 
 class Core(wiring.Component):
     """The overlay processor.
+
+    With `region_registers`, what units of one super logic region have for those of the other goes
+    through the `Boundary` of each.
 
     Parameters
     ----------
@@ -75,10 +80,17 @@ class Core(wiring.Component):
         m = Module()
         c = self._config
         self._reset = Signal()  # of everything between control and memory ports
+        # Each region's end of the boundary between them, if it has registers.
+        self._near: list[Any] = []
+        resets = [self._reset, self._reset]
+        if c.region_registers:
+            boundaries = [Boundary(config=c, region=n) for n in range(2)]
+            self._near = [boundary.near for boundary in boundaries]
+            resets[1] = self._near[1].reset
 
         def unit(name, component):
             setattr(self, f"_{name}", component)
-            m.submodules[name] = ResetInserter(self._reset)(component)
+            m.submodules[name] = ResetInserter(resets[name in REGION_1])(component)
 
         # Control and memory ports outlive a failed run.
         self._control = m.submodules.control = Control(config=c)
@@ -105,7 +117,13 @@ class Core(wiring.Component):
             ("report", Report),
         ):
             unit(name, kind(config=c))
+        if c.region_registers:
+            for n, boundary in enumerate(boundaries):
+                unit(f"boundary_{n}", boundary)
+            unit("grant", WeightGrant())
+            connect(m, boundaries[0].far, boundaries[1].far)
 
+        self._build_events(m)
         self._build_parameters(m)
         self._build_read_side(m)
         self._build_array(m)
@@ -117,30 +135,65 @@ class Core(wiring.Component):
         self._build_counters(m)
         return m
 
+    def _cross(self, m, name, source, sink):
+        """Connect a stream to where it goes in the other region."""
+        if self._near:
+            to, _ = crossing_streams(self._config)[name]
+            connect(m, source, getattr(self._near[1 - to], name))
+            source = getattr(self._near[to], name)
+        connect(m, source, sink)
+
+    def _over(self, m, name, signal):
+        """A signal as the other region sees it."""
+        if not self._near:
+            return signal
+        to, _ = crossing_signals(self._config)[name]
+        m.d.comb += getattr(self._near[1 - to], name).eq(signal)
+        return getattr(self._near[to], name)
+
+    def _build_events(self, m):
+        """What happens where the array is, for the counters."""
+        linear, attend = self._linear, self._attend
+        self._events: Any = {
+            "array_busy": linear.busy | attend.array_valid,
+            "stall_memory": linear.stall_words | attend.stall_words,
+            "stall_epilogue": linear.stall_drain,
+            "history_hits": attend.hit,
+        }
+        if self._near:
+            here, there = (near.events for near in self._near)
+            m.d.comb += [there[name].eq(event) for name, event in self._events.items()]
+            self._events = here
+
     def _build_parameters(self, m):
         """What the program fixed, to every unit that needs it."""
         s = self._sequencer
         kv = s.geometry.kv
+        far_kv = self._over(m, "geometry", kv)
+        far_position = self._over(m, "position", s.position)
         hidden_pairs = Signal(16)
         m.d.comb += hidden_pairs.eq(s.geometry.hidden_groups * (self._config.group // 2))
         m.d.comb += [
-            u.head_dim_log2.eq(kv.head_dim_log2)
-            for u in (
-                self._embed, self._array, self._epilogue, self._packer, self._activations,
-                self._kv_writer,
+            u.head_dim_log2.eq(geometry.head_dim_log2)
+            for u, geometry in (
+                (self._embed, kv), (self._array, far_kv), (self._epilogue, kv), (self._packer, kv),
+                (self._activations, far_kv), (self._kv_writer, kv),
             )
         ]  # fmt: skip
         m.d.comb += [
-            u.position.eq(s.position)
-            for u in (self._embed, self._attend, self._kv_index, self._report)
-        ]
+            u.position.eq(position)
+            for u, position in (
+                (self._embed, s.position), (self._attend, far_position),
+                (self._kv_index, s.position), (self._report, s.position),
+            )
+        ]  # fmt: skip
         m.d.comb += [
             u.count.eq(s.count)
             for u in (self._embed, self._decisions, self._kv_index, self._report)
         ]
         m.d.comb += [
-            self._attend.geometry.eq(kv),
-            self._attend.query_heads.eq(s.geometry.query_heads),
+            self._attend.geometry.eq(far_kv),
+            self._attend.query_heads.eq(self._over(m, "query_heads", s.geometry.query_heads)),
             self._kv_index.geometry.eq(kv),
             self._embed.tables.eq(s.tables),
             self._embed.input_address.eq(self._program.instruction.address),
@@ -151,8 +204,8 @@ class Core(wiring.Component):
             self._reductions.hidden_groups.eq(s.geometry.hidden_groups),
             self._reductions.inv_hidden.eq(s.geometry.inv_hidden),
             self._reductions.epsilon.eq(s.geometry.epsilon),
-            self._reductions.norm_token.eq(self._linear.norm_token),
-            self._linear.norm.eq(self._reductions.norm),
+            self._reductions.norm_token.eq(self._over(m, "norm_token", self._linear.norm_token)),
+            self._linear.norm.eq(self._over(m, "norm", self._reductions.norm)),
         ]
 
     def _build_read_side(self, m):
@@ -168,29 +221,50 @@ class Core(wiring.Component):
         )
         words = self._reader.words
         weights = words.payload.kind == ReadKind.WEIGHTS
-        takers = [
-            (self._linear.words, weights & ~s.dropping),
-            (self._attend.words, words.payload.kind == ReadKind.KV),
-        ]
-        other = words.payload.kind == ReadKind.OTHER
-        for target, taker in (
-            (WordTarget.PROGRAM, self._program.words),
-            (WordTarget.EMBED, self._embed.words),
-            (WordTarget.ROUTER, self._reductions.load),
-        ):
-            takers.append((taker, other & (s.target == target)))
-        for taker, mine in takers:
-            m.d.comb += [
-                taker.valid.eq(words.valid & mine),
-                taker.payload.eq(
-                    words.payload if taker is self._reductions.load else words.payload.data
-                ),
+        keys_values = words.payload.kind == ReadKind.KV
+        data = words.payload.data
+        if self._near:
+            far_words = Cat(data, weights)
+            takers = [
+                (self._near[0].words, (weights & ~s.dropping & self._grant.open) | keys_values,
+                 far_words),
+            ]  # fmt: skip
+        else:
+            takers = [
+                (self._linear.words, weights & ~s.dropping, data),
+                (self._attend.words, keys_values, data),
             ]
+        other = words.payload.kind == ReadKind.OTHER
+        for target, taker, payload in (
+            (WordTarget.PROGRAM, self._program.words, data),
+            (WordTarget.EMBED, self._embed.words, data),
+            (WordTarget.ROUTER, self._reductions.load, words.payload),
+        ):
+            takers.append((taker, other & (s.target == target), payload))
+        for taker, mine, payload in takers:
+            m.d.comb += [taker.valid.eq(words.valid & mine), taker.payload.eq(payload)]
             with m.If(mine):
                 m.d.comb += words.ready.eq(taker.ready)
         with m.If(weights & s.dropping):
             m.d.comb += words.ready.eq(1)
         m.d.comb += s.dropped.eq(words.valid & weights & s.dropping)
+        if self._near:
+            self._build_far_words(m, _moves(words) & weights)
+
+    def _build_far_words(self, m, gone):
+        """Weights leave with their LINEAR; in region 1 they part from keys and values."""
+        reads, grant, words = self._sequencer.reads, self._grant, self._near[1].words
+        of_weights = _moves(reads) & (reads.payload.kind == ReadKind.WEIGHTS)
+        m.d.comb += [
+            grant.requested.eq(Mux(of_weights, reads.payload.words, 0)),
+            grant.issued.eq(_moves(self._sequencer.linear)),
+            grant.gone.eq(gone),
+        ]
+        weights = words.payload.weights
+        for taker, mine in ((self._linear.words, weights), (self._attend.words, ~weights)):
+            m.d.comb += [taker.valid.eq(words.valid & mine), taker.payload.eq(words.payload.data)]
+            with m.If(mine):
+                m.d.comb += words.ready.eq(taker.ready)
 
     def _build_array(self, m):
         """The array and the activation buffer, shared by LINEAR and ATTEND."""
@@ -226,14 +300,11 @@ class Core(wiring.Component):
 
     def _build_outputs(self, m):
         """Pairs through epilogue and packer to where they are wanted."""
-        _first_of(
-            m,
-            self._epilogue.i,
-            self._linear.o,
-            self._attend.o,
-            self._embed.o,
-            self._repass.o,
-        )
+        products = [self._linear.o, self._attend.o]
+        if self._near:
+            _first_of(m, self._near[1].pairs, *products)
+            products = [self._near[0].pairs]
+        _first_of(m, self._epilogue.i, *products, self._embed.o, self._repass.o)
         connect(m, self._embed.rope_write, self._epilogue.rope_write)
 
         floats = self._epilogue.o
@@ -257,14 +328,20 @@ class Core(wiring.Component):
         m.d.comb += to_kv.eq(
             (pairs.payload.kind == PairKind.KEY) | (pairs.payload.kind == PairKind.VALUE)
         )
+        # Activations and reductions never stall; the way to another region may.
+        goes = Const(1, 1)
+        kept = self._activations.i
+        if self._near:
+            kept = self._near[0].mantissas
+            goes = kept.ready
+            connect(m, self._near[1].mantissas, self._activations.i)
         for taker, mine in (
-            (self._activations.i, ~to_kv),
-            (self._reductions.i, ~to_kv),
+            (kept, ~to_kv),
+            (self._reductions.i, ~to_kv & goes if self._near else ~to_kv),
             (self._kv_writer.i, to_kv),
         ):
             m.d.comb += [taker.valid.eq(pairs.valid & mine), taker.payload.eq(pairs.payload)]
-        # Activations and reductions never stall.
-        m.d.comb += pairs.ready.eq(Mux(to_kv, self._kv_writer.i.ready, 1))
+        m.d.comb += pairs.ready.eq(Mux(to_kv, self._kv_writer.i.ready, goes))
 
     def _build_write_side(self, m):
         _first_of(m, self._writer.i, self._kv_writer.o, self._logits.o, self._report.o)
@@ -280,6 +357,11 @@ class Core(wiring.Component):
         s, program, index = self._sequencer, self._program, self._kv_index
         kv, decisions = s.geometry.kv, self._decisions
         writer = self._kv_writer
+        reading = self._attend.reading
+        if self._near:
+            here, there = self._near
+            reading = self._over(m, "reading", reading | there.walk_pending)
+            reading = reading | here.attend_command_pending
         # A stored token's rank, `KvWriter.RANK_CYCLES` after it is asked for.
         chunk = range(self._config.max_chunk)
         earlier, first = Signal(len(chunk)), Signal.like(index.rank_first)
@@ -328,7 +410,7 @@ class Core(wiring.Component):
             self._repass.start.eq(s.repass),
             self._repass.token.eq(s.repass_token),
             s.written.eq(self._reductions.written),
-            s.attend_reading.eq(self._attend.reading | ~index.idle),
+            s.attend_reading.eq(reading | ~index.idle),
             # Stores: a token's rank is the layer's count and how many chunk tokens precede it.
             index.rank_layer.eq(s.store_layer),
             self._logits.write.eq(s.logits.write),
@@ -356,11 +438,11 @@ class Core(wiring.Component):
             self._report.attention_map.eq(decisions.attention_map),
             self._report.mlp_map.eq(decisions.mlp_map),
         ]
-        connect(m, self._sequencer.linear, self._linear.command)
-        connect(m, self._sequencer.attend, self._attend.command)
-        connect(m, self._attend.walk, index.walk)
-        connect(m, index.misses, self._attend.misses)
-        connect(m, index.hits, self._attend.hits)
+        self._cross(m, "linear_command", self._sequencer.linear, self._linear.command)
+        self._cross(m, "attend_command", self._sequencer.attend, self._attend.command)
+        self._cross(m, "walk", self._attend.walk, index.walk)
+        self._cross(m, "misses", index.misses, self._attend.misses)
+        self._cross(m, "hits", index.hits, self._attend.hits)
 
     def _build_barriers(self, m):
         """Quiet: no unit has anything in work."""
@@ -372,12 +454,19 @@ class Core(wiring.Component):
         with m.Elif(self._reset | (_moves(record) & record.payload.last)):
             m.d.sync += loading.eq(0)
         quiet = ~loading
+        far = (self._linear, self._attend, self._activations)
         for unit in (
             self._embed, self._repass, self._linear, self._attend, self._kv_index, self._epilogue,
             self._packer, self._activations, self._reductions, self._kv_writer, self._logits,
             self._report, self._writer,
         ):  # fmt: skip
-            quiet = quiet & unit.idle
+            if not (self._near and unit in far):
+                quiet = quiet & unit.idle
+        if self._near:
+            far_quiet = self._boundary_1.settled
+            for unit in far:
+                far_quiet = far_quiet & unit.idle
+            quiet = quiet & self._over(m, "idle", far_quiet) & self._boundary_0.settled
         m.d.comb += s.quiet.eq(quiet)
 
     def _build_runs(self, m):
@@ -392,7 +481,7 @@ class Core(wiring.Component):
             | _moves(self._packer.o)
             | s.retired
             | self._kv_index.busy
-            | self._attend.hit
+            | self._events["history_hits"]
         )
         token_range = supervisor.errors[0]
         m.d.comb += [
@@ -417,6 +506,7 @@ class Core(wiring.Component):
             reader.abort.eq(supervisor.abort),
             writer.abort.eq(supervisor.abort),
             self._reset.eq(supervisor.reset),
+            *(near.reset.eq(self._reset) for near in self._near[:1]),
             control.done.eq(supervisor.done),
             control.status.eq(supervisor.status),
             control.drained.eq(supervisor.drained),
@@ -429,20 +519,23 @@ class Core(wiring.Component):
     def _build_counters(self, m):
         """What each counter counts."""
         s, add = self._sequencer, self._counters.increments
-        words = self._reader.words
+        words, events = self._reader.words, self._events
+        weights = _moves(self._linear.words)
+        if self._near:
+            weights = _moves(words) & (words.payload.kind == ReadKind.WEIGHTS) & ~s.dropping
         routed, busy = Signal(), Signal()
         m.d.sync += routed.eq(s.route)
         present = Signal.like(s.count)
         m.d.comb += present.eq(Mux(routed, s.count, 0))
         m.d.comb += [
             add.cycles.eq(self._supervisor.running),
-            busy.eq(self._linear.busy | self._attend.array_valid),
+            busy.eq(events["array_busy"]),
             add.array_busy.eq(busy),
-            add.stall_memory.eq(self._linear.stall_words | self._attend.stall_words),
-            add.stall_epilogue.eq(self._linear.stall_drain),
+            add.stall_memory.eq(events["stall_memory"]),
+            add.stall_epilogue.eq(events["stall_epilogue"]),
             add.stall_barrier.eq(s.waiting & ~busy),
             add.stall_kv_write.eq(self._kv_writer.i.valid & ~self._kv_writer.i.ready),
-            add.words_weights.eq(_moves(self._linear.words)),
+            add.words_weights.eq(weights),
             add.words_unneeded.eq(s.dropped),
             add.words_kv.eq(_moves(words) & (words.payload.kind == ReadKind.KV)),
             add.words_other.eq(_moves(words) & (words.payload.kind == ReadKind.OTHER)),
@@ -450,7 +543,7 @@ class Core(wiring.Component):
             add.instructions.eq(s.retired),
             add.instructions_skipped.eq(s.skipped),
             add.errors.eq(self._supervisor.failed),
-            add.history_hits.eq(self._attend.hit),
+            add.history_hits.eq(events["history_hits"]),
             add.history_gaps.eq(self._kv_index.gaps),
             add.history_fresh.eq(self._kv_index.fresh),
         ]

@@ -78,7 +78,7 @@ class Linear(wiring.Component):
     lanes : Out(LaneRead(config)).array(T)
     norm_token : Out(token_shape(config))
     norm : In(32)
-        1 / rms of the token given in the cycle before, binary32.
+        1 / rms of a token, binary32; see `PassPlanner`.
     array_valid : Out(1)
     array_lanes : Out(T)
     array_word : Out(word_bits)

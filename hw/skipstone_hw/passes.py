@@ -5,14 +5,16 @@ matrix is cut into tiles of `tile_blocks` blocks: every lane group passes a tile
 tile begins, so that each word is read from memory once and replayed from the tile buffer.
 """
 
-from amaranth.hdl import Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from skipstone.spec.config import CoreConfig
 
+from .crossing import crossing_cycles
 from .layouts import PairKind, token_shape
 from .numeric.fp32 import ONE
+from .numeric.pipeline import delay
 
 __all__ = ["LinearCommand", "PassLayout", "PassPlanner"]
 
@@ -66,7 +68,8 @@ class PassPlanner(wiring.Component):
     """Planner that distributes a command's tokens over passes and lanes.
 
     A pass of n tokens is offered n + 2 cycles after its command was accepted, or after the pass
-    before it was taken. The next command is accepted when the last pass was taken.
+    before it was taken; later by what a norm takes longer. The next command is accepted when the
+    last pass was taken.
 
     Parameters
     ----------
@@ -78,7 +81,8 @@ class PassPlanner(wiring.Component):
     o : Out(stream.Signature(PassLayout(config)))
     norm_token : Out(token_shape(config))
     norm : In(32)
-        1 / rms of the token given in the cycle before, binary32.
+        1 / rms of the token given in the cycle before, binary32; earlier by the way there and back
+        if the norms lie in another region (`crossing_cycles`).
     idle : Out(1)
         No command is held.
     """
@@ -118,8 +122,12 @@ class PassPlanner(wiring.Component):
             with m.If(remaining[token]):
                 m.d.comb += self.norm_token.eq(token)
         m.d.sync += captured.eq(0)
+        answered, underway = captured, []  # lanes whose norm is there, and on its way
+        for n in range(2 * crossing_cycles(c)):
+            underway.append(answered)
+            answered = delay(m, answered, 1, name=f"captured_{n}", reset=True)
         for i in range(c.lanes):
-            with m.If(captured[i]):
+            with m.If(answered[i]):
                 m.d.sync += scales[i].eq(Mux(command.norm, self.norm, ONE))
 
         last_group, last_tile = Signal(), Signal()
@@ -168,6 +176,9 @@ class PassPlanner(wiring.Component):
                     m.next = "SETTLE"
             with m.State("SETTLE"):
                 m.next = "OFFER"
+                if underway:
+                    with m.If(Cat(underway).any()):
+                        m.next = "SETTLE"
             with m.State("OFFER"):
                 m.d.comb += self.o.valid.eq(1)
                 with m.If(self.o.ready):

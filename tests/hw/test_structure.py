@@ -27,6 +27,7 @@ PARAMETERS = {
     "columns": 2,
     "rows": 8,
     "packing": CONFIGS["sim-tiny"].packing,
+    "region": 0,
 }
 """Arguments of components that need more than a configuration; switches are all on."""
 

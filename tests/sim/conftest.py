@@ -1,6 +1,7 @@
 """Simulated cores, built once a session, and images of random models."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -15,6 +16,10 @@ from skipstone_sim.rtl import RtlDevice
 from skipstone_sim.verilated import MemoryModel
 
 WATCHDOG_CYCLES = 20_000
+CORES = CONFIGS | {
+    "sim-tiny, two regions": replace(CONFIGS["sim-tiny"], region_registers=True),
+}
+"""Those that tests ask for by name."""
 
 
 @cache
@@ -28,7 +33,7 @@ def image(
     **fields: object,
 ) -> Image:
     """The image of a random model; `fields` are those of `ModelConfig`."""
-    config = CONFIGS[core]
+    config = CORES[core]
     shape = random_shape(max_positions=capacity, **fields)
     model = random_model(shape, group=config.group, skip=skip, seed=seed)
     return compile_model(model, config, kv_capacity=capacity, kv_expected_skip=kv_skip)
@@ -48,7 +53,7 @@ def lockstep() -> Iterator[Callable[..., Lockstep]]:
     def open_both(name: str, *, memory: MemoryModel | None = None, seed: int = 1) -> Lockstep:
         if memory is None and name in opened:
             return opened[name]
-        config = CONFIGS[name]
+        config = CORES[name]
         device = RtlDevice(
             config,
             memory=memory,

@@ -29,10 +29,23 @@ from ..spec.records import RECORD_BYTES
 from ..spec.registers import Mode
 from .parameters import Parameters
 
-__all__ = ["Decisions", "MemoryTiming", "RunCost", "RunModel", "runs_of", "sampled"]
+__all__ = [
+    "SIGNAL_CROSSING",
+    "STREAM_CROSSING",
+    "Decisions",
+    "MemoryTiming",
+    "RunCost",
+    "RunModel",
+    "runs_of",
+    "sampled",
+]
 
 Bool = NDArray[np.bool_]
 
+STREAM_CROSSING = 4.0
+"""Cycles that a stream takes to another super logic region (`skipstone_hw.crossing`)."""
+SIGNAL_CROSSING = 2.0
+"""Cycles by which a signal is late there."""
 _ROUTER_CHUNK_BYTES = 32
 """Bytes of a router record that are taken in a cycle."""
 
@@ -233,6 +246,9 @@ class _Walk:
     def __init__(self, model: RunModel, position: int, count: int, steps: int, mode: int):
         self._model, self._config, self._p = model, model._config, model._p
         self._latency, self._rate = model._memory.latency, model._rate
+        # To the region of the array, and what is known of it here.
+        crosses = self._config.region_registers
+        self._over, self._late = (STREAM_CROSSING, SIGNAL_CROSSING) if crosses else (0.0, 0.0)
         self._position, self._count, self._mode = position, count, mode
         self.cost = RunCost()
         # Clocks: the sequencer's, the word stream's, the planner's, that of the last unit to rest.
@@ -254,9 +270,9 @@ class _Walk:
         self.cost.words[kind] += count  # type: ignore[assignment]
         return count / self._rate
 
-    def _first_word(self, requested: float) -> float:
-        """When the first word of a read is there."""
-        return max(requested + self._latency + self._p.read, self._stream)
+    def _first_word(self, requested: float, over: float = 0.0) -> float:
+        """When the first word of a read is there; `over`: the way to its unit."""
+        return max(requested + self._latency + self._p.read + over, self._stream)
 
     def _barrier(self) -> None:
         """The issue of an instruction that waits for all before it."""
@@ -393,15 +409,17 @@ class _Walk:
 
     def _linear(self, i: Instruction, tokens: int) -> None:
         p, c = self._p, self._config
-        first_word = rest_of_words = self._first_word(self._now)
+        first_word = rest_of_words = self._first_word(self._now, self._over)
         ahead = 0
         if self._guess is not None:
             _, ahead, first_word = self._guess
             self._guess = None
         if Flag.BARRIER in i.flags:
             self._barrier()
+        accepted = max(self._now + self._over, self._planner)
         self._now = issued = max(self._now, self._planner)
-        start = max(issued + p.plan + min(tokens, c.lanes), first_word)
+        plan = p.plan + 2 * self._late  # norms are asked for and come back
+        start = max(accepted + plan + min(tokens, c.lanes), first_word)
 
         # Tile by tile: each is read once and passed by every lane group.
         words_per_block = matrix_words(c, i.groups, 1)
@@ -421,7 +439,7 @@ class _Walk:
                 if first == 0 and n == 0:
                     at = max(at, rest_of_words + (words - ahead) / self._rate)
                 if len(lane_groups) > 1:
-                    at = max(at, begin + lanes + p.plan)
+                    at = max(at, begin + lanes + plan)
                 pairs = lanes * c.columns / 2
                 drained = max(at + p.pipeline, drained + (blocks - 1) * pairs) + pairs
                 stalled = max(0.0, drained - p.pipeline - 2 * pairs - at)
@@ -430,7 +448,7 @@ class _Walk:
                 ready += (at - begin) * self._rate - (0 if n else words)
                 ready = min(max(ready, 0.0), c.fifo_words)
                 busy += words
-                ends.append(drained)
+                ends.append(drained + self._over)
         self._words("weights", words_per_block * i.blocks)
         self.cost.array_busy += busy
         self.cost.products += tokens * i.groups * c.group * i.blocks * c.columns
@@ -456,6 +474,8 @@ class _Walk:
             # Groups of the last lane group's tokens complete one after another, and leave likewise.
             between = max(c.columns / 2, group / 2)
             rest += group / 2 + (lane_groups[-1] - 1) * max(0.0, group / 2 - c.columns / 2)
+        if i.epilogue in (Epilogue.QUERY, Epilogue.SWIGLU):
+            rest += self._over + self._late  # into the activation buffer
         if i.epilogue in (Epilogue.KEY, Epilogue.VALUE):
             self.cost.words["written"] += 2 * self._model._kv_heads * sum(lane_groups)
             rest += self._latency
@@ -477,9 +497,10 @@ class _Walk:
             return False
         p, c, kv = self._p, self._config, self._model._kv
         self._barrier()
-        first_word = self._first_word(self._now)
-        walked = self._now + p.attend
-        at = free = walked
+        first_word = self._first_word(self._now, 3 * self._over)
+        at = free = self._now + p.attend + self._over
+        # The command went, walks come back, and what they find goes again.
+        walked = self._now + p.attend + 3 * self._over
         split = 2 * self._model._query_heads <= c.lanes
         quartered = 4 * self._model._query_heads <= c.lanes
         fetches = self._model.fetches(self._position, self._count)
@@ -510,7 +531,7 @@ class _Walk:
                 free = at + heads * self._query_pairs()
                 self.cost.products += 2 * (token + 1) * heads * 2 * self._query_pairs()
         self._stream = at
-        self._rests("attend", free + c.group / 2 + p.attention)
+        self._rests("attend", free + c.group / 2 + p.attention + 2 * self._over + self._late)
         self._now += 1
         return True
 

@@ -72,6 +72,8 @@ class CoreConfig:
     min_head_dim
         Smallest head_dim of a model: 32, 64 or 128, at least a column's `rows` / 2 bytes. A word
         has a set of score and probability units for each head of this size.
+    region_registers
+        Registers between the units that lie in different super logic regions of a large card.
     """
 
     name: str
@@ -97,6 +99,7 @@ class CoreConfig:
     dsp: str = "27x18"
     history_words: int = 0
     min_head_dim: int = 32
+    region_registers: bool = False
 
     def __post_init__(self) -> None:
         problems = []
@@ -303,20 +306,20 @@ BOARD_CONFIGS = {
             name="u280", rows=128, columns=32, lanes=2, ports=32, port_bits=512, group=128,
             max_hidden=5120, max_ffn=14336, max_query=5120, max_context=4096, max_chunk=64,
             max_layers=40, max_program=512, fifo_words=2048, burst_beats=32, outstanding=16,
-            clock_mhz=225.0, min_head_dim=128,
+            clock_mhz=225.0, min_head_dim=128, region_registers=True,
         ),
         # Half the width, twice the lanes: four query heads to a KV head.
         CoreConfig(
             name="u55c", rows=64, columns=32, lanes=4, ports=32, port_bits=256, group=128,
             max_hidden=5120, max_ffn=14336, max_query=5120, max_context=4096, max_chunk=32,
             max_layers=40, max_program=512, fifo_words=128, burst_beats=32, outstanding=16,
-            clock_mhz=225.0, min_head_dim=128,
+            clock_mhz=225.0, min_head_dim=128, region_registers=True,
         ),
         CoreConfig(
             name="u50", rows=64, columns=32, lanes=2, ports=32, port_bits=256, group=128,
             max_hidden=4096, max_ffn=11008, max_query=4096, max_context=4096, max_chunk=32,
             max_layers=32, max_program=512, fifo_words=128, burst_beats=32, outstanding=16,
-            clock_mhz=225.0, min_head_dim=128,
+            clock_mhz=225.0, min_head_dim=128, region_registers=True,
         ),
         # DDR4 boards, 19.2 GB/s, of which 14.4 are taken by 64 bytes at 225 MHz: models of the size
         # of Llama 3.2 1B.

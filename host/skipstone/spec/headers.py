@@ -114,7 +114,7 @@ def spec_header() -> str:
 def _config(config: CoreConfig) -> Iterator[str]:
     fields = dataclasses.asdict(config)
     for name, value in fields.items():
-        if isinstance(value, int):
+        if isinstance(value, int) and not isinstance(value, bool):  # sizes
             yield _constant(name.upper(), value)
     for name in (
         "word_bytes", "port_bytes", "steps_per_group", "groups_per_scale_word", "max_activation",

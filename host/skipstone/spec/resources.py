@@ -93,6 +93,8 @@ def multipliers(c: CoreConfig) -> dict[str, int]:
 
 
 _FLOATING_POINT = 40
+_CROSSING_BITS = 700
+"""What crosses between the regions beside words: commands, lists, pairs, and their counts."""
 _LUT4_PER_LUT6 = 1.7
 
 
@@ -109,6 +111,7 @@ def _terms(c: CoreConfig) -> list[_Term]:
     repair = 12.0 * c.packing.overlap / 3 if c.packing.overlap else 0.0
     products = c.rows * c.columns
     words = 2 if c.history_words and c.lanes > 1 else 1  # at a time, each prepared for itself
+    crossing = c.word_bits + _CROSSING_BITS if c.region_registers else 0
     return [
         _Term(c.lanes * products, 26.5 + repair, 34.0),  # operands, adders
         _Term(words * products, 7.0, 4.0),  # wide operands
@@ -117,6 +120,7 @@ def _terms(c: CoreConfig) -> list[_Term]:
         _Term(c.lanes * c.heads_per_word, 1200.0, 770.0),  # scores, probabilities
         _Term(c.word_bits, 12.0, 9.0),  # whoever takes words: reader, writer, program, embedding
         _Term(1, 19_000.0, 12_000.0),  # control, epilogue, reductions
+        _Term(crossing, 0.7, 3.0),  # between regions: a register each, a queue and its register
     ]
 
 

@@ -1,7 +1,6 @@
-"""Which unit lies in which super logic region of a large card.
+"""Tcl that holds each unit of a large card in its super logic region (`skipstone_hw.regions`).
 
-HBM and its switch are at the edge of region 0, so what speaks to memory lies there, and the
-multipliers with what feeds them in region 1. Reference: AMD UG1120, UG949 ("SSI technology").
+Reference: AMD UG1120, UG949 ("SSI technology").
 """
 
 from __future__ import annotations
@@ -10,10 +9,9 @@ from collections.abc import Sequence
 
 from skipstone.spec.boards import Board
 
-__all__ = ["REGION_1", "floorplan_lines"]
+from ..regions import REGION_1
 
-REGION_1 = ("array", "linear", "attend", "activations")
-"""Units of region 1; all others are in region 0."""
+__all__ = ["floorplan_lines"]
 
 
 def floorplan_lines(board: Board) -> Sequence[str]:

@@ -11,6 +11,7 @@ from skipstone.estimate import Decisions, MemoryTiming, Parameters, RunModel
 from skipstone.model.config import ModelConfig
 from skipstone.spec.config import named_config
 from skipstone.spec.errors import RequestError
+from skipstone.spec.isa import Opcode
 from skipstone.spec.layout import KvLayout, matrix_words
 from skipstone.spec.registers import Mode
 
@@ -144,3 +145,17 @@ def test_other_constants_keep_what_does_not_depend_on_them():
     other = model.with_parameters(dataclasses.replace(Parameters(), barrier=30.0))
     assert other.run(200, 1).cycles > model.run(200, 1).cycles
     assert other.run(200, 1).words == model.run(200, 1).words
+
+
+def test_registers_between_regions_cost_cycles_by_instruction_not_by_word():
+    costs = [
+        RunModel(
+            PLAN.program(), dataclasses.replace(CORE, region_registers=crosses), dense(),
+            Parameters(), MemoryTiming(),
+        ).run(100, 1)
+        for crosses in (False, True)
+    ]  # fmt: skip
+    computing = (Opcode.LINEAR, Opcode.ATTEND)
+    instructions = sum(i.opcode in computing for i in PLAN.program())
+    assert 0 < costs[1].cycles - costs[0].cycles < 20 * instructions
+    assert costs[0].words == costs[1].words
