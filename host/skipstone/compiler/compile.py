@@ -16,6 +16,7 @@ from ..spec.formats import fp16_parts
 from ..spec.image import Image, ImageWriter, Section
 from ..spec.isa import INSTRUCTION_BYTES, encode_program
 from ..spec.layout import RouterRecord, pack_matrix, pack_router, row_words
+from .kv_heads import RepeatedKvHeads
 from .kv_room import ExpectedSkip
 from .plan import Plan, plan_image
 from .program import program_length
@@ -59,6 +60,8 @@ def _contents(
     """Pieces of the sections, each section's in order; the program, which needs the exponents of
     all matrices, comes last."""
     config = plan.config
+    if source.config.kv_heads != plan.shape.kv_heads:
+        source = RepeatedKvHeads(source, plan.shape.kv_heads)
     # Sizes first: what has the wrong one is refused before anything is converted.
     tiles = {name: (m.groups, m.blocks) for name, m in plan.matrices.items()}
     total = sum(groups * blocks for groups, blocks in tiles.values())

@@ -27,12 +27,10 @@ def check_fit(model: ModelConfig, config: CoreConfig, kv_capacity: int) -> None:
             problems.append(f"{what} is {value}, must be a multiple of {of}")
 
     query = model.heads * model.head_dim
-    gqa = model.heads // model.kv_heads
     at_most("hidden_size", model.hidden, config.max_hidden)
     at_most("intermediate_size", model.ffn, config.max_ffn)
     at_most("num_attention_heads * head_dim", query, config.max_query)
     at_most("num_hidden_layers", model.layers, config.max_layers)
-    at_most("query heads per KV head", gqa, config.lanes)
     at_most("KV capacity (tokens)", kv_capacity, min(config.max_context, KV_CAPACITY_MAX))
     instructions = program_length(model.layers)
     at_most("instructions of the program", instructions, config.max_program)

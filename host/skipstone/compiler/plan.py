@@ -18,6 +18,7 @@ from ..spec.isa import INSTRUCTION_BYTES, Instruction
 from ..spec.layout import KvLayout, logits_row_words, matrix_words, router_words, row_words
 from ..spec.records import RECORD_BYTES
 from .fit import check_fit
+from .kv_heads import with_served_heads
 from .kv_room import ExpectedSkip, kv_rooms
 from .program import KvStore, Matrix, build_program, program_length
 
@@ -48,6 +49,7 @@ class Plan:
     Attributes
     ----------
     shape : ModelConfig
+        With as many KV heads as the core needs (`with_served_heads`).
     config : CoreConfig
     kv_capacity : int
         Longest sequence in tokens.
@@ -132,6 +134,7 @@ def plan_image(
     if kv_capacity is None:
         kv_capacity = max(64, min(shape.max_positions, config.max_context) // 64 * 64)
     check_fit(shape, config, kv_capacity)
+    shape = with_served_heads(shape, config)
 
     tiles, weights = {}, 0
     for name, outputs, inputs in _matrix_sizes(shape):

@@ -301,11 +301,10 @@ BOARD_CONFIGS = {
     for c in (
         # HBM cards. A port of 512 bits at 225 MHz takes the whole of a pseudo channel, which
         # delivers less than a word per cycle: what the FIFOs gather while the array cannot go on is
-        # caught up with later. As many LUTs as the card has allow for two lanes, so for models
-        # without grouped queries.
+        # caught up with later. As many LUTs as the card has allow for two lanes.
         CoreConfig(
             name="u280", rows=128, columns=32, lanes=2, ports=32, port_bits=512, group=128,
-            max_hidden=5120, max_ffn=13824, max_query=5120, max_context=4096, max_chunk=64,
+            max_hidden=5120, max_ffn=14336, max_query=5120, max_context=4096, max_chunk=64,
             max_layers=40, max_program=512, fifo_words=2048, burst_beats=32, outstanding=16,
             clock_mhz=225.0, min_head_dim=128, region_registers=True,
         ),
@@ -336,13 +335,13 @@ BOARD_CONFIGS = {
         ),
         # DDR3, 4.2 GB/s, and few LUTs: models of some ten million parameters.
         CoreConfig(
-            name="pynq-z2", rows=8, columns=8, lanes=2, ports=4, port_bits=64, group=32,
+            name="pynq-z2", rows=16, columns=4, lanes=2, ports=4, port_bits=64, group=32,
             max_hidden=512, max_ffn=1536, max_query=512, max_context=256, max_chunk=8,
             max_layers=8, max_program=128, clock_mhz=100.0, dsp="25x18",
         ),
         # Memory is block RAM, as much as the nano model needs.
         CoreConfig(
-            name="ulx3s", rows=16, columns=4, lanes=2, ports=1, port_bits=256,
+            name="ulx3s", rows=16, columns=4, lanes=1, ports=1, port_bits=256,
             max_hidden=64, max_ffn=160, max_query=64, max_context=128, max_chunk=4,
             max_layers=4, max_program=64, fifo_words=16, burst_beats=8, outstanding=4,
             clock_mhz=25.0, prefetch_words=16, dsp="18x18",

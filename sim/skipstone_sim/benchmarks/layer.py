@@ -17,6 +17,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from skipstone.compiler import compile_model
+from skipstone.estimate.cycles import Decisions, MemoryTiming, RunModel
+from skipstone.estimate.parameters import load_calibration
 from skipstone.model import ModelConfig, named_shape
 from skipstone.runtime import DecisionMap, Engine
 from skipstone.spec.config import CoreConfig, named_config
@@ -24,6 +26,7 @@ from skipstone.spec.errors import SkipstoneError
 from skipstone.spec.image import Image
 from skipstone.spec.isa import Epilogue, Instruction, Opcode, decode_program, encode_program
 from skipstone.spec.records import MODULES
+from skipstone.spec.registers import Mode
 from skipstone_sim.dram import DRAMS, Dram
 from skipstone_sim.golden import GoldenDevice
 from skipstone_sim.random_model import random_model, random_shape
@@ -53,10 +56,20 @@ class LayerCost:
         Differences of the core's counters.
     bound : int
         Words of weights, K and V that had to be read.
+    estimated : float
+        Cycles by `skipstone.estimate`.
     """
 
     counters: Counter[str] = field(default_factory=Counter)
     bound: int = 0
+    estimated: float = 0.0
+
+    def add(self, other: LayerCost, times: int = 1) -> None:
+        """Count another layer so many times."""
+        for name, value in other.counters.items():
+            self.counters[name] += times * value
+        self.bound += times * other.bound
+        self.estimated += times * other.estimated
 
 
 def stack(shape: ModelConfig, layers: int, core: CoreConfig, capacity: int) -> Image:
@@ -103,8 +116,8 @@ def _program(image: Image) -> Sequence[Instruction]:
 class _Pair:
     """Stacks of one layer and of two, taking the same sequence."""
 
-    def __init__(self, device: RtlDevice, shape: ModelConfig, capacity: int):
-        self._device = device
+    def __init__(self, device: RtlDevice, shape: ModelConfig, capacity: int, timing: MemoryTiming):
+        self._device, self._timing = device, timing
         self._images = [stack(shape, layers, device.config, capacity) for layers in _LAYERS]
         self._fillers = [filler(image, shape) for image in self._images]
         self.wall_s, self.cycles = 0.0, 0
@@ -117,6 +130,11 @@ class _Pair:
         for n, (image, sign) in enumerate(zip(self._images, (-1, 1), strict=True)):
             decisions = np.ascontiguousarray(whole[:, : _LAYERS[n]])
             bound = SequenceBound(image, decisions)
+            estimate = RunModel(
+                _program(image), image.config,
+                Decisions(*(decisions[:, :, MODULES.index(m)] for m in ("attention", "mlp"))),
+                load_calibration().parameters, self._timing,
+            )  # fmt: skip
             begin, started = time.perf_counter(), self._device.cycles
             if before:
                 Engine(self._device, self._fillers[n]).forward([0] * before, decisions=False)
@@ -127,9 +145,9 @@ class _Pair:
                 at = range(engine.length, engine.length + len(chunk))
                 part = slice(at.start, at.stop)
                 result = engine.forward(tokens[part], at.start, decisions=decisions[part])
-                for name, value in result.counters.items():
-                    cost.counters[name] += sign * value
-                cost.bound += sign * (bound.weights(at) + sum(map(bound.kv, at)))
+                words = bound.weights(at) + sum(map(bound.kv, at))
+                estimated = estimate.run(at.start, len(at), mode=Mode.LOGITS).cycles
+                cost.add(LayerCost(Counter(result.counters), words, estimated), sign)
             self.wall_s += time.perf_counter() - begin
             self.cycles += self._device.cycles - started
         return costs
@@ -142,6 +160,11 @@ def _row_of(on: str, case: str) -> Callable[..., Row]:
         )
 
     return row
+
+
+def _estimate_error(cost: LayerCost, row: Callable[..., Row]) -> Row:
+    error = cost.estimated / cost.counters["cycles"] - 1
+    return row("estimate_error", 100 * error, "%", "at most 2 either way")
 
 
 def _decode_rows(
@@ -157,6 +180,7 @@ def _decode_rows(
         row("decode_layer_bound", cost.bound, "words"),
         row("decode_bandwidth_efficiency", 100 * memory / cycles, "%", "at least 95"),
         row("nonlinear_share", 100 * lost / cycles, "%", "at most 2"),
+        _estimate_error(cost, row),
     ]
     if dram is not None:
         peak = cost.bound / cycles / dram.port_share(core)
@@ -175,6 +199,7 @@ def _prefill_rows(
     return [
         row("prefill_layer_cycles", cycles, "cycles"),
         row("prefill_utilisation", 100 * used, "%", "at least 90"),
+        _estimate_error(cost, row),
     ]
 
 
@@ -217,6 +242,9 @@ def run(
     dram = None if kind == "ideal" else DRAMS[kind]
     say = progress or (lambda line: None)
     behind = None if dram is None else dram.model(config)
+    timing = MemoryTiming()
+    if dram is not None and behind is not None:
+        timing = MemoryTiming(behind.latency, dram.deliverable(config))
     device = RtlDevice(config, memory=behind, watchdog_cycles=0, progress=progress)
     longest = max(0, *contexts, *chunks)
     rng = np.random.default_rng(5)
@@ -230,7 +258,7 @@ def run(
             shape = named_shape(given) if isinstance(given, str) else given
             on = f"{shape.name} layer on {core}, {kind}"
             say(f"making layers of {shape.name}")
-            pair = _Pair(device, shape, -(-longest // 64) * 64)
+            pair = _Pair(device, shape, -(-longest // 64) * 64, timing)
 
             for context in contexts:
                 say(f"{shape.name}: decoding at context {context}")
@@ -239,8 +267,7 @@ def run(
                 for n, skip in enumerate(skips):
                     total = LayerCost()
                     for cost in costs[n * tokens : (n + 1) * tokens]:
-                        total.counters.update(cost.counters)
-                        total.bound += cost.bound
+                        total.add(cost)
                     row = _row_of(on, f"context {context}, {skip:.0%} skipped")
                     out += _decode_rows(total, config, dram, row)
             for chunk in chunks:
