@@ -251,9 +251,10 @@ class _Walk:
         self._over, self._late = (STREAM_CROSSING, SIGNAL_CROSSING) if crosses else (0.0, 0.0)
         self._position, self._count, self._mode = position, count, mode
         self.cost = RunCost()
-        # Clocks: the sequencer's, the word stream's, the planner's, that of the last unit to rest.
+        # Clocks: of the sequencer, the word stream, the array, the planner, the last unit to rest.
         self._now = 0.0
         self._stream = 0.0
+        self._array = 0.0
         self._planner = 0.0
         self._rest = 0.0
         self._resting = "start"  # what the last unit to rest is at work for
@@ -419,7 +420,7 @@ class _Walk:
         accepted = max(self._now + self._over, self._planner)
         self._now = issued = max(self._now, self._planner)
         plan = p.plan + 2 * self._late  # norms are asked for and come back
-        start = max(accepted + plan + min(tokens, c.lanes), first_word)
+        start = max(accepted + plan + min(tokens, c.lanes), first_word, self._array)
 
         # Tile by tile: each is read once and passed by every lane group.
         words_per_block = matrix_words(c, i.groups, 1)
@@ -453,7 +454,7 @@ class _Walk:
         self.cost.array_busy += busy
         self.cost.products += tokens * i.groups * c.group * i.blocks * c.columns
         # What has gathered beyond the last word belongs to the next matrix.
-        self._stream = at - ready / self._rate
+        self._stream, self._array = at - ready / self._rate, at
         self._planner = max(issued, at - words_per_block * i.blocks)
         self._finish_linear(i, ends, lane_groups)
         self._now = issued + 1
