@@ -31,6 +31,7 @@ def core_netlist(verilog: str, *, top: str, family: Family) -> Path:
             "check -assert -noinit",
             "blackbox =A:whitebox",
             f"tee -q -o cells.json stat -json -top {top}",
+            "rename -enumerate -pattern n%",  # Verilator reads names such as _0228_ as escaped
             f"write_verilog -noattr {_NETLIST}",
             "",
         )
