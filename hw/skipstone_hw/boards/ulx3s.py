@@ -35,7 +35,7 @@ DIVISOR = CLOCK_HZ // BAUD
 IMAGE_MODEL, IMAGE_CONTEXT = "nano", 128
 """The model in the bitstream, and its longest sequence in tokens."""
 MEMORY_WORDS = 8192
-"""Words of memory. The nano model needs 6,659 for 128 tokens; block RAMs hold a power of two."""
+"""Words of memory. The nano model needs 7,971 for 128 tokens; block RAMs hold a power of two."""
 
 _PINS = {
     "clk_25mhz": "G2",
