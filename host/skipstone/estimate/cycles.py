@@ -426,8 +426,10 @@ class _Walk:
         words_per_block = matrix_words(c, i.groups, 1)
         tile = c.tile_blocks if tokens > c.lanes else i.blocks
         lane_groups = [min(c.lanes, tokens - n) for n in range(0, tokens, c.lanes)]
-        # Words that came while the array did without need not be waited for.
-        ready = min(max(start - first_word, 0.0) * self._rate, c.fifo_words)
+        # Words that came while the array did without need not be waited for. A FIFO that is full
+        # stops memory, which takes its latency and a burst to go on.
+        most = max(0.0, c.fifo_words - self._rate * (self._latency + c.burst_beats))
+        ready = min(max(start - first_word, 0.0) * self._rate, most)
         at, busy = float(start), 0.0
         ends: list[float] = []
         drained = float(start)
@@ -447,7 +449,7 @@ class _Walk:
                 self.cost.output_stalls += stalled
                 at += stalled
                 ready += (at - begin) * self._rate - (0 if n else words)
-                ready = min(max(ready, 0.0), c.fifo_words)
+                ready = min(max(ready, 0.0), most)
                 busy += words
                 ends.append(drained + self._over)
         self._words("weights", words_per_block * i.blocks)
