@@ -270,8 +270,8 @@ class Core(wiring.Component):
         """The array and the activation buffer, shared by LINEAR and ATTEND."""
         array, linear, attend = self._array, self._linear, self._attend
         attending = Signal()
+        m.d.sync += attending.eq(~attend.idle)  # late by a cycle: neither begins with the array
         m.d.comb += [
-            attending.eq(~attend.idle),
             array.valid.eq(Mux(attending, attend.array_valid, linear.array_valid)),
             array.mode.eq(Mux(attending, attend.array_mode, ArrayMode.LINEAR)),
             array.word.eq(Mux(attending, attend.array_word, linear.array_word)),
@@ -362,6 +362,8 @@ class Core(wiring.Component):
             here, there = self._near
             reading = self._over(m, "reading", reading | there.walk_pending)
             reading = reading | here.attend_command_pending
+        # Late by a cycle, and yet long before the instruction after ATTEND asks.
+        m.d.sync += s.attend_reading.eq(reading | ~index.idle)
         # A stored token's rank, `KvWriter.RANK_CYCLES` after it is asked for.
         chunk = range(self._config.max_chunk)
         earlier, first = Signal(len(chunk)), Signal.like(index.rank_first)
@@ -410,7 +412,6 @@ class Core(wiring.Component):
             self._repass.start.eq(s.repass),
             self._repass.token.eq(s.repass_token),
             s.written.eq(self._reductions.written),
-            s.attend_reading.eq(reading | ~index.idle),
             # Stores: a token's rank is the layer's count and how many chunk tokens precede it.
             index.rank_layer.eq(s.store_layer),
             self._logits.write.eq(s.logits.write),

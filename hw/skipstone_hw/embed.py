@@ -325,9 +325,9 @@ class Embed(wiring.Component):
         angle_place = Signal(range(angles_per_word))
         angle = Signal(data.ArrayLayout(unsigned(32), 2))
         half_log2, last_angle = Signal(3), Signal(6)
+        m.d.sync += last_angle.eq((1 << half_log2) - 1)
         m.d.comb += [
             half_log2.eq(self.head_dim_log2 - 1),
-            last_angle.eq((1 << half_log2) - 1),
             angle_place.eq(pair),
             angle.eq(word.word_select(angle_place, 64)),
             self.rope_write.token.eq(token),

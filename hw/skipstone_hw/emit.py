@@ -25,7 +25,7 @@ from skipstone.spec.registers import VERSION
 from .clocked import merge_registers
 from .leaf import LeafLibrary, leaf_port_name, member_ports
 
-__all__ = ["TOP", "emit_component", "emit_verilog", "manifest", "port_name"]
+__all__ = ["TOP", "emit_component", "emit_unshaped", "emit_verilog", "manifest", "port_name"]
 
 TOP = "skipstone_core"
 """Name of the exported module."""
@@ -56,16 +56,22 @@ def emit_component(
 def _convert(
     component: wiring.Component, name: str, port_names: PortNames, library: LeafLibrary | None
 ) -> str:
+    with _short_output():
+        text = _amaranth_verilog(component, name, port_names, library)
+    return merge_registers(_CONSTANT_BLOCK.sub(r"always_comb\n\1", text))
+
+
+def _amaranth_verilog(
+    component: wiring.Component, name: str, port_names: PortNames, library: LeafLibrary | None
+) -> str:
     members = member_ports(component.signature, component, port_names)
     ports = {}
     for label, (value, inward) in members.items():
         ports[label] = (value, _ir.PortDirection.Input if inward else _ir.PortDirection.Output)
-    with _short_output():
-        text = verilog.convert(
-            component, name=name, platform=library, ports=ports, emit_src=False,
-            strip_internal_attrs=True,
-        )  # fmt: skip
-    return merge_registers(_CONSTANT_BLOCK.sub(r"always_comb\n\1", text))
+    return verilog.convert(
+        component, name=name, platform=library, ports=ports, emit_src=False,
+        strip_internal_attrs=True,
+    )  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -99,6 +105,13 @@ def emit_verilog(config: CoreConfig, *, probe: bool = False) -> str:
     from .core import Core
 
     return emit_component(Core(config=config, probe=probe), name=TOP)
+
+
+def emit_unshaped(config: CoreConfig, *, probe: bool = False) -> str:
+    """The same core as Amaranth alone writes it, to compare the speed of simulation with."""
+    from .core import Core
+
+    return _amaranth_verilog(Core(config=config, probe=probe), TOP, port_name, None)
 
 
 def manifest(config: CoreConfig, text: str) -> dict[str, Any]:

@@ -135,6 +135,7 @@ class KvIndex(wiring.Component):
         Pulse: the tokens `commit_tokens` have stored K and V in `commit_layer`.
     commit_layer : In(range(max_layers))
     commit_tokens : In(max_chunk)
+        The same already in the cycle before `commit`.
     rank_layer : In(range(max_layers))
     rank_first : Out(range(max_context + 1))
         Rank in `rank_layer` of the chunk's first token to store there, until that is committed.
@@ -251,7 +252,7 @@ class KvIndex(wiring.Component):
         layers = range(c.max_layers)
         counts = [Signal(_rank_shape(c), name=f"count_{n}") for n in layers]
         stores = Signal.like(self.count)
-        m.d.comb += stores.eq(sum(self.commit_tokens[n] for n in range(c.max_chunk)))
+        m.d.sync += stores.eq(sum(self.commit_tokens[n] for n in range(c.max_chunk)))
         with m.If(self.commit), m.Switch(self.commit_layer):
             for layer in layers:
                 with m.Case(layer):
@@ -433,11 +434,12 @@ class KvIndex(wiring.Component):
         g = self.geometry
         # The pass at hand; the last one of a walk leaves everything as before the first.
         values, head_group, offset = Signal(), Signal(16), Signal(ADDRESS_BITS)
-        # A: the layer's store and the block in it. B: the addresses, which leave one by one.
+        # A: the run, its place in a block, and where its layer's store begins. B: the addresses,
+        # which leave one by one.
         full_a, full_b = Signal(), Signal()
         take_b, finished = Signal(), Signal()
         run, values_a = Signal(RunLayout(self._config)), Signal()
-        block = Signal(ADDRESS_BITS)
+        exponents_at, data_at = Signal(ADDRESS_BITS), Signal(ADDRESS_BITS)
         accepts = Signal()
         m.d.comb += [
             accepts.eq(runs.valid & runs.ready & ~runs.payload.end),
@@ -447,12 +449,15 @@ class KvIndex(wiring.Component):
             runs.ready.eq(runs.payload.end | ~full_a | take_b),
             take_b.eq(full_a & (~full_b | finished)),
         ]
+        at = Signal(_BLOCK_LOG2)  # place in its block
+        m.d.comb += at.eq(runs.payload.data.rank)
         with m.If(accepts):
             m.d.sync += [
                 full_a.eq(1),
                 run.eq(runs.payload.data),
                 values_a.eq(values),
-                block.eq(offset + (runs.payload.data.rank >> _BLOCK_LOG2) * g.block_words),
+                exponents_at.eq(offset + Cat(at >> word_log2, Const(2, 2))),
+                data_at.eq(offset + Cat(at, values)),
             ]
         with m.Elif(take_b):
             m.d.sync += full_a.eq(0)
@@ -468,16 +473,15 @@ class KvIndex(wiring.Component):
         sent = Signal()
         with m.If(sent):
             m.d.sync += exponents_left.eq(0)
-        first = store.data + block
-        at = Signal(_BLOCK_LOG2)
-        m.d.comb += at.eq(run.rank)
+        block = Signal(ADDRESS_BITS)
+        m.d.comb += block.eq((run.rank >> _BLOCK_LOG2) * g.block_words)
         with m.If(take_b):
             m.d.sync += [
                 full_b.eq(1),
                 exponents_left.eq(~values_a & run.opens),
                 length.eq(run.length),
-                data_address.eq(first + Cat(at, values_a)),
-                exponent_address.eq(first + Cat(at >> word_log2, Const(2, 2))),
+                data_address.eq((store.data + data_at) + block),
+                exponent_address.eq((store.data + exponents_at) + block),
             ]
             with m.If(run.fresh):
                 m.d.comb += self.fresh.eq(run.length)

@@ -2,13 +2,14 @@
 
 from amaranth.hdl import Cat, Const, Module, Signal, unsigned
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import exact_log2
 
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.layout import KV_BLOCK_TOKENS
 
 from .layouts import ADDRESS_BITS, MantissaPairLayout, PairKind, WriteLayout, token_shape
+from .memory.skid import Skid
 
 __all__ = ["KvWriter"]
 
@@ -52,7 +53,7 @@ class KvWriter(wiring.Component):
         Nothing is inside: no part of a head, no write that was not accepted.
     """
 
-    PIPELINE_CYCLES = 2
+    PIPELINE_CYCLES = 3
     RANK_CYCLES = 3
 
     i: stream.Interface
@@ -95,12 +96,15 @@ class KvWriter(wiring.Component):
         is_value = Signal(reset_less=True)
         exponent = Signal(8, reset_less=True)
         head = Signal(range(max(2, c.max_query // c.min_head_dim)), reset_less=True)
-        pair = self.i.p
+        # `ready` is a register: nobody's logic on it reaches the writer.
+        m.submodules.pairs = pairs = Skid(shape=MantissaPairLayout(c))
+        connect(m, flipped(self.i), pairs.i)
+        pair = pairs.o.p
         wanted = (pair.kind == PairKind.KEY) | (pair.kind == PairKind.VALUE)
-        m.d.comb += self.i.ready.eq(~complete | moving)
+        m.d.comb += pairs.o.ready.eq(~complete | moving)
         with m.If(moving):
             m.d.sync += [complete.eq(0), begun.eq(0)]
-        with m.If(self.i.valid & self.i.ready & wanted):
+        with m.If(pairs.o.valid & pairs.o.ready & wanted):
             m.d.sync += [
                 gathered.eq(Cat(gathered[16:], pair.mantissa[0][:8], pair.mantissa[1][:8])),
                 begun.eq(1),
@@ -176,5 +180,5 @@ class KvWriter(wiring.Component):
                 exponent_write.byte.eq(exponent),
                 exponent_write.at.eq((slot << (places_log2 + 1)) | side | place),
             ]
-        m.d.comb += self.idle.eq(~(begun | exponent_waits | self.o.valid))
+        m.d.comb += self.idle.eq(~(pairs.o.valid | begun | exponent_waits | self.o.valid))
         return m

@@ -1,6 +1,6 @@
 """The program buffer: fetched at the start of a run, one checked instruction at a time."""
 
-from amaranth.hdl import Module, Signal, Value, signed
+from amaranth.hdl import Cat, Module, Signal, Value, signed
 from amaranth.lib import crc, data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -158,13 +158,12 @@ class Program(wiring.Component):
 
     def build_fetch(self, m: Module, read: memory.ReadPort, per_word: int) -> None:
         """An instruction out of the buffer, and past the check."""
-        m.submodules.crc = check = crc.catalog.CRC32_ISO_HDLC(_BITS - _CRC_BITS).create()
         i = self.instruction
+        digest = Signal(_CRC_BITS)
         place = Signal(range(max(2, per_word)))
         m.d.comb += [
             read.addr.eq(self.pc >> exact_log2(per_word)),
             place.eq(self.pc & (per_word - 1)),
-            check.data.eq(i.as_value()[:-_CRC_BITS]),
             self.well_formed.eq(
                 (i.opcode <= max(Opcode))
                 & (i.epilogue <= max(Epilogue))
@@ -179,11 +178,28 @@ class Program(wiring.Component):
                 m.d.sync += i.eq(read.data.word_select(place, _BITS))
                 m.next = "DIGEST"
             with m.State("DIGEST"):
-                m.d.comb += [check.start.eq(1), check.valid.eq(1)]
+                m.d.sync += digest.eq(_crc(i.as_value()[:-_CRC_BITS]))
                 m.next = "CHECK"
             with m.State("CHECK"):
-                m.d.sync += [self.ready.eq(1), self.crc_ok.eq(check.crc == i.crc)]
+                m.d.sync += [self.ready.eq(1), self.crc_ok.eq(digest == i.crc)]
                 m.next = "IDLE"
+
+
+def _crc(word: Value) -> Value:
+    """CRC-32 of one word, whose length is in bytes.
+
+    A check word is an exclusive or of some of the word's bits for each of its own, inverted or not
+    (it is affine over GF(2)). Written that way, it becomes balanced trees; bit after bit, as
+    `amaranth.lib.crc` has it, a chain as long as the word, which not every mapper takes apart.
+    """
+    check = crc.catalog.CRC32_ISO_HDLC(len(word))
+    of_zero = check.compute([0])
+    of_bit = [check.compute([1 << n]) ^ of_zero for n in range(len(word))]
+    bits = []
+    for k in range(_CRC_BITS):
+        mask = sum((column >> k & 1) << n for n, column in enumerate(of_bit))
+        bits.append((word & mask).xor() ^ (of_zero >> k & 1))
+    return Cat(bits)
 
 
 def flag(instruction: data.View, value: Flag) -> Value:

@@ -34,7 +34,8 @@ class RouterBuffer(wiring.Component):
     -------
     load : In(stream.Signature(WordLayout(config)))
     hidden_groups : In(range(max_hidden / group + 1))
-        Groups of the hidden dimension, at least 1; must not change while a record is loaded.
+        Groups of the hidden dimension, at least 1; must not change while a record is loaded, nor in
+        the cycle before.
     begin : Out(1)
         High while a header is accepted.
     busy : Out(1)
@@ -110,8 +111,15 @@ class RouterBuffer(wiring.Component):
         place = Signal(range(chunks_per_word))
         chunk = Signal(range(c.max_hidden * 2 * ROUTER_BITS // _CHUNK_BITS + 1))
         count = Signal.like(chunk)
+        exponent_chunks, mantissa_chunks = Signal.like(chunk), Signal.like(chunk)
         chunk_data = word.word_select(place, _CHUNK_BITS)
         section_end, word_end = Signal(), Signal()
+        m.d.sync += [
+            exponent_chunks.eq(
+                (self.hidden_groups + exponents_per_chunk - 1) // exponents_per_chunk
+            ),
+            mantissa_chunks.eq(self.hidden_groups * (c.group * 2 * ROUTER_BITS // _CHUNK_BITS)),
+        ]
         m.d.comb += [
             section_end.eq(chunk + 1 == count),
             word_end.eq(section_end | (place == chunks_per_word - 1)),
@@ -127,7 +135,7 @@ class RouterBuffer(wiring.Component):
                     m.next = "EXPONENTS"
             with m.State("EXPONENTS"):
                 m.d.comb += [
-                    count.eq((self.hidden_groups + exponents_per_chunk - 1) // exponents_per_chunk),
+                    count.eq(exponent_chunks),
                     write_exponents.eq(self.load.valid),
                     self.load.ready.eq(word_end),
                 ]
@@ -135,7 +143,7 @@ class RouterBuffer(wiring.Component):
                     m.next = "MANTISSAS"
             with m.State("MANTISSAS"):
                 m.d.comb += [
-                    count.eq(self.hidden_groups * (c.group * 2 * ROUTER_BITS // _CHUNK_BITS)),
+                    count.eq(mantissa_chunks),
                     write_mantissas.eq(self.load.valid),
                     self.load.ready.eq(word_end),
                 ]

@@ -174,11 +174,11 @@ class TestBench:
 
     async def commit(self, layer: int, tokens: list[int]) -> None:
         self.dut.rank_layer.value = layer
+        self.dut.commit_tokens.value = sum(1 << n for n in tokens)
         await cycle(self.dut, 2)
         assert self.dut.rank_first.value == self.model.rank(self.position, layer)
         assert self.dut.rank_store.value == self.model.starts[layer]
         self.dut.commit_layer.value = layer
-        self.dut.commit_tokens.value = sum(1 << n for n in tokens)
         self.dut.commit.value = 1
         await cycle(self.dut)
         self.dut.commit.value = 0

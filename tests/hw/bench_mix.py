@@ -63,8 +63,10 @@ async def exercise(dut: Any, stall: float, *, rounds: int) -> None:
             lanes[lane] = True
             wanted = totals[lanes].sum(0)
             for pair in range(CONFIG.word_bytes // 2):
-                dut.lanes.value, dut.pair.value = bits(lanes), pair
+                dut.lanes.value, dut.pair.value, dut.step.value = bits(lanes), pair, 1
                 await cycle(dut)
+                dut.lanes.value, dut.pair.value, dut.step.value = 0, 0, 0
+                await cycle(dut)  # without a step they stay
                 pair_sums = unpack(PORTS["accumulator"].shape, int(dut.accumulator.value))
                 assert pair_sums == wanted[2 * pair : 2 * pair + 2].tolist()
 
@@ -86,7 +88,7 @@ async def busy(dut):
     dut.clear.value = 1
     await cycle(dut)
     dut.clear.value = 0
-    dut.lanes.value = 1
+    dut.lanes.value, dut.step.value = 1, 1
     give(dut, np.ones(SHAPE, int))
     dut.valid.value = 1
     await cycle(dut)
@@ -97,4 +99,5 @@ async def busy(dut):
         assert unpack(PORTS["accumulator"].shape, int(dut.accumulator.value)) == [0, 0]
     await cycle(dut)
     assert dut.busy.value == 0
+    await cycle(dut)
     assert unpack(PORTS["accumulator"].shape, int(dut.accumulator.value)) == [1, 1]

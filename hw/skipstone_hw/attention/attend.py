@@ -220,7 +220,7 @@ class Attend(wiring.Component):
         ]
         m.d.comb += [
             *(a.eq(b) for a, b in zip(mix.products, self.products, strict=True)),
-            self.idle.eq(~place.tokens.any() & ~self.reading & ~results.draining),
+            self.idle.eq(~place.tokens.any() & ~self.reading & results.idle),
         ]
         with m.If(self.command.valid & self.command.ready):
             m.d.sync += layer.eq(self.command.payload.layer)
@@ -236,6 +236,7 @@ class Attend(wiring.Component):
             self.array_bytes.eq(queries.mantissas),
             mix.lanes.eq(results.mix_lanes),
             mix.pair.eq(results.mix_pair),
+            mix.step.eq(results.mix_step),
             results.accumulator.eq(mix.accumulator),
         ]
         connect(m, results.o, flipped(self.o))
@@ -328,10 +329,8 @@ class Attend(wiring.Component):
         heads = c.heads_per_word
         group_heads = Signal(range(heads + 1))
         full_group = Signal.like(group_heads)
-        m.d.comb += [
-            full_group.eq(c.word_bytes >> g.head_dim_log2),
-            group_heads.eq(Mux(place.heads_left < full_group, place.heads_left, full_group)),
-        ]
+        m.d.sync += full_group.eq(c.word_bytes >> g.head_dim_log2)
+        m.d.comb += group_heads.eq(Mux(place.heads_left < full_group, place.heads_left, full_group))
 
         taking, values, passed, active = Signal(), Signal(), Signal(), Signal()
         self.build_passes(m, place, use, halves, mix, taking, values, passed, active)

@@ -41,13 +41,15 @@ class _SliceSignature(wiring.Signature):
                 "upper": In(1),
                 "products": In(data.ArrayLayout(signed(PRODUCT_BITS), size)),
                 "pair": In(range(max(2, size // 2))),
+                "step": In(1),
                 "picked": Out(data.ArrayLayout(shape, 2)),
             }
         )
 
 
 class _Slice(wiring.Component):
-    """Accumulators of neighbouring bytes of a lane, and the two of them that `pair` says.
+    """Accumulators of neighbouring bytes of a lane, and the two of them that `pair` says, a `step`
+    later.
 
     They hold the negative sums: subtracting one of two takes a LUT for each bit, adding it two,
     since Yosys puts what is added on the carry chain's other input, too.
@@ -58,6 +60,7 @@ class _Slice(wiring.Component):
     upper: Signal
     products: data.View
     pair: Signal
+    step: Signal
     picked: data.View
 
     def __init__(self, *, size: int, shape: Shape):
@@ -74,10 +77,10 @@ class _Slice(wiring.Component):
         with m.Elif(self.add):
             for product, s in zip(self.products, sums, strict=True):
                 m.d.sync += s.eq(s - Mux(self.upper, product << HALF_BITS, product))
-        with m.Switch(self.pair):
+        with m.If(self.step), m.Switch(self.pair):
             for pair in range(self._size // 2):
                 with m.Case(pair):
-                    m.d.comb += self.picked.as_value().eq(Cat(sums[2 * pair], sums[2 * pair + 1]))
+                    m.d.sync += self.picked.as_value().eq(Cat(sums[2 * pair], sums[2 * pair + 1]))
         return m
 
 
@@ -107,9 +110,11 @@ class Mix(wiring.Component):
         Products are on their way.
     lanes : In(lanes)
     pair : In(range(word_bytes / 2))
+    step : In(1)
+        Look at `lanes` and `pair`.
     accumulator : Out(ArrayLayout(signed(ACCUMULATOR_BITS), 2))
-        Accumulators 2·pair and 2·pair + 1, summed over `lanes`, combinationally. The sum is one
-        over at most max_context tokens.
+        Accumulators 2·pair and 2·pair + 1, summed over `lanes`, as they were in the last `step`.
+        The sum is one over at most max_context tokens.
     """
 
     PIPELINE_CYCLES = Array.PRODUCT_CYCLES + 1
@@ -121,6 +126,7 @@ class Mix(wiring.Component):
     busy: Signal
     lanes: Signal
     pair: Signal
+    step: Signal
     accumulator: data.View
 
     def __init__(self, *, config: CoreConfig):
@@ -134,6 +140,7 @@ class Mix(wiring.Component):
                 "busy": Out(1),
                 "lanes": In(c.lanes),
                 "pair": In(range(c.word_bytes // 2)),
+                "step": In(1),
                 "accumulator": Out(data.ArrayLayout(signed(ACCUMULATOR_BITS), 2)),
             }
         )
@@ -154,6 +161,9 @@ class Mix(wiring.Component):
             "shape": signed(_SUM_BITS + exact_log2(c.max_context)),
         }
         slice_pairs_log2 = exact_log2(size // 2)
+        lanes, place = Signal.like(self.lanes), Signal.like(self.pair[slice_pairs_log2:])
+        with m.If(self.step):
+            m.d.sync += [lanes.eq(self.lanes), place.eq(self.pair[slice_pairs_log2:])]
         total: list[Value] = [Const(0), Const(0)]
         for lane in range(c.lanes):
             picked = []
@@ -174,13 +184,12 @@ class Mix(wiring.Component):
                         ]
                     ),
                     leaf.pins.pair.eq(self.pair),
+                    leaf.pins.step.eq(self.step),
                 ]
                 picked.append(leaf.pins.picked.as_value())
             pair = Signal(leaf.pins.picked.shape(), name=f"pair_{lane}")
-            with m.If(self.lanes[lane]):
-                m.d.comb += pair.eq(
-                    Cat(picked).word_select(self.pair[slice_pairs_log2:], len(picked[0]))
-                )
+            with m.If(lanes[lane]):
+                m.d.comb += pair.eq(Cat(picked).word_select(place, len(picked[0])))
             total = [t + value for t, value in zip(total, pair, strict=True)]
         m.d.comb += [self.accumulator[n].eq(-t) for n, t in enumerate(total)]
         return m

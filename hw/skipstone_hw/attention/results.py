@@ -10,6 +10,7 @@ from skipstone.spec.config import CoreConfig
 from ..array import upper_lane
 from ..layouts import ACCUMULATOR_BITS, INDEX_BITS, PairKind, PairLayout, token_shape
 from ..numeric.fp32 import IntToFp
+from ..numeric.pipeline import delay
 from ..numeric.tables import Reciprocal
 from .lanes import LaneUseLayout
 from .probabilities import sum_shape
@@ -57,8 +58,12 @@ class Results(wiring.Component):
         Pulse: the accumulators of `result` are complete, and stay until the end of the drain.
     result : In(ResultLayout(config))
     draining : Out(1)
+        The accumulators are still wanted.
+    idle : Out(1)
+        Nothing to drain, and the last pair was taken.
     mix_lanes : Out(lanes)
     mix_pair : Out(range(word_bytes / 2))
+    mix_step : Out(1)
     accumulator : In(ArrayLayout(signed(ACCUMULATOR_BITS), 2))
         Read port of Mix.
     o : Out(stream.Signature(PairLayout(config)))
@@ -73,8 +78,10 @@ class Results(wiring.Component):
     start: Signal
     result: data.View
     draining: Signal
+    idle: Signal
     mix_lanes: Signal
     mix_pair: Signal
+    mix_step: Signal
     accumulator: data.View
     o: stream.Interface
 
@@ -92,8 +99,10 @@ class Results(wiring.Component):
                 "start": In(1),
                 "result": In(ResultLayout(c)),
                 "draining": Out(1),
+                "idle": Out(1),
                 "mix_lanes": Out(c.lanes),
                 "mix_pair": Out(range(c.word_bytes // 2)),
+                "mix_step": Out(1),
                 "accumulator": In(data.ArrayLayout(signed(ACCUMULATOR_BITS), 2)),
                 "o": Out(stream.Signature(PairLayout(c))),
             }
@@ -144,29 +153,40 @@ class Results(wiring.Component):
             | (self.use.quartered << quarter)
             | (self.use.quartered << (upper + quarter))
         )
-        draining = Signal()
+        # Which pair; its accumulators, picked out of each lane in Mix, then summed over lanes; the
+        # pair with what it is multiplied by.
+        draining, asking, picked = Signal(), Signal(), Signal()
         m.d.comb += [
             pairs_log2.eq(self.head_dim_log2 - 1),
             last_pair.eq(pair == (1 << pairs_log2) - 1),
             last_lane.eq(lane + 1 == self.query_heads),
             last_head.eq(head + 1 == result.heads),
-            self.draining.eq(draining),
-            self.mix_lanes.eq(spread << lane),
-            self.mix_pair.eq((head << pairs_log2) | pair),
-            o.valid.eq(draining),
-            o.payload.accumulator.eq(self.accumulator),
-            o.payload.exponent.eq(result.reference[head]),
-            o.payload.scale.eq(inverses[lane][head]),
-            o.payload.kind.eq(PairKind.ATTENTION),
-            o.payload.token.eq(result.token),
-            o.payload.index.eq(index),
+            self.draining.eq(draining | asking),
+            self.idle.eq(~draining & ~asking & ~picked & ~o.valid),
+            self.mix_step.eq(~o.valid | o.ready),
         ]
+        with m.If(self.mix_step):
+            m.d.sync += [
+                asking.eq(draining),
+                self.mix_lanes.eq(spread << lane),
+                self.mix_pair.eq((head << pairs_log2) | pair),
+                picked.eq(asking),
+                o.valid.eq(picked),
+                o.payload.accumulator.eq(self.accumulator),
+                o.payload.exponent.eq(delay(m, result.reference[head], 2, name="exponent")),
+                o.payload.scale.eq(delay(m, inverses[lane][head], 2, name="inverse")),
+                o.payload.kind.eq(PairKind.ATTENTION),
+                o.payload.token.eq(result.token),
+                o.payload.index.eq(index),
+            ]
+            with m.If(picked):
+                m.d.sync += index.eq(index + 1)
         with m.If(self.start):
             m.d.sync += [result.eq(self.result), draining.eq(1)]
             with m.If(self.result.first):
                 m.d.sync += index.eq(0)
-        with m.If(o.valid & o.ready):
-            m.d.sync += [index.eq(index + 1), pair.eq(Mux(last_pair, 0, pair + 1))]
+        with m.If(draining & self.mix_step):
+            m.d.sync += pair.eq(Mux(last_pair, 0, pair + 1))
             with m.If(last_pair):
                 m.d.sync += lane.eq(Mux(last_lane, 0, lane + 1))
             with m.If(last_pair & last_lane):

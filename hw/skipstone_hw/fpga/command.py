@@ -16,7 +16,7 @@ from skipstone.spec.errors import ConfigError
 from .baseline import baseline_document, compare
 from .board import build_board
 from .report import table
-from .yosys import find_yosys
+from .tools import YOSYS
 
 __all__ = ["build_command"]
 
@@ -48,7 +48,7 @@ def build_command(
     if emit_only and (check or accept):
         raise typer.BadParameter("--check and --accept need synthesis")
     if not emit_only:
-        find_yosys()
+        YOSYS.command()
     folder = output_path or Path("build") / chosen.name
     with Narrator() as narrator:
         report = build_board(

@@ -11,7 +11,7 @@ from skipstone.cache import cached, content_key
 from skipstone.spec.boards import Family
 
 from .synthesis import mapping_script
-from .yosys import run_yosys, yosys_version
+from .tools import YOSYS, run_yosys
 
 __all__ = ["core_netlist"]
 
@@ -44,4 +44,4 @@ def core_netlist(verilog: str, *, top: str, family: Family) -> Path:
             if path.name not in _KEPT:
                 path.unlink()
 
-    return cached("core-netlist", content_key(verilog, script, yosys_version()), build)
+    return cached("core-netlist", content_key(verilog, script, YOSYS.version()), build)

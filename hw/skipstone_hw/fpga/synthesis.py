@@ -25,7 +25,7 @@ from . import primitives, timing
 from .hierarchy import Unit
 from .primitives import primitive
 from .timing import Timing, analyze
-from .yosys import run_yosys, yosys_version
+from .tools import YOSYS, run_yosys
 
 __all__ = ["UnitResult", "mapping_script", "synthesize", "synthesize_unit", "uses_of"]
 
@@ -122,7 +122,7 @@ def _netlist(unit: Unit, family: Family) -> tuple[dict[str, Any], float]:
         document = json.dumps({"seconds": seconds, "module": module}).encode()
         (folder / _NETLIST).write_bytes(gzip.compress(document, compresslevel=3, mtime=0))
 
-    key = content_key(unit.text, script, yosys_version())
+    key = content_key(unit.text, script, YOSYS.version())
     entry = cached("netlists", key, build)
     document = json.loads(gzip.decompress((entry / _NETLIST).read_bytes()))
     return document["module"], document["seconds"]
@@ -189,7 +189,7 @@ def synthesize_unit(
         }
         (folder / _RESULT).write_text(json.dumps(document), encoding="utf-8")
 
-    key = content_key(unit.key, _script(unit, family), yosys_version(), own, *sources)
+    key = content_key(unit.key, _script(unit, family), YOSYS.version(), own, *sources)
     raw = json.loads((cached("units", key, build) / _RESULT).read_text(encoding="utf-8"))
     return UnitResult(
         name=unit.name,
@@ -213,7 +213,7 @@ def synthesize(
     results: dict[str, UnitResult] = {}
     waiting = {unit.key: unit for unit in units}
     done = 0
-    yosys_version()
+    YOSYS.command()
     pool = ThreadPoolExecutor(jobs)
     try:
         while waiting:

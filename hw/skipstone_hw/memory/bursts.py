@@ -1,6 +1,6 @@
 """Cutting read commands into AXI bursts."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, ResetInserter, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -8,6 +8,7 @@ from skipstone.spec.config import CoreConfig
 from skipstone.spec.errors import CoreErrorCode
 
 from ..layouts import ADDRESS_BITS, ErrorLayout, ReadCommandLayout, ReadKind
+from .skid import Skid
 
 __all__ = ["BurstLayout", "BurstSplitter", "aligned_beats"]
 
@@ -31,6 +32,13 @@ class BurstLayout(data.StructLayout):
         )
 
 
+class _CheckedLayout(data.StructLayout):
+    """A command, and the word after its last."""
+
+    def __init__(self):
+        super().__init__({"command": ReadCommandLayout(), "end": ADDRESS_BITS + 1})
+
+
 class BurstSplitter(wiring.Component):
     """Splitter of read commands into bursts.
 
@@ -52,7 +60,8 @@ class BurstSplitter(wiring.Component):
     bursts : Out(stream.Signature(BurstLayout(config)))
     memory_words : In(32)
     abort : In(1)
-        While high, commands are accepted and dropped and no burst is offered.
+        While high, commands are dropped and no burst is offered; from the second cycle on they
+        are all accepted.
     error : Out(ErrorLayout())
         ADDRESS_RANGE.
     idle : Out(1)
@@ -84,10 +93,15 @@ class BurstSplitter(wiring.Component):
         limit = aligned_beats(self._config)
         limit_log2 = limit.bit_length() - 1
 
-        # First stage: the command, with its end.
-        checked = Signal(ReadCommandLayout())
-        checked_valid = Signal()
-        checked_end = Signal(ADDRESS_BITS + 1)
+        # First stage: the command, with its end; its `ready` is a register.
+        m.submodules.checked = checked = ResetInserter(self.abort)(Skid(shape=_CheckedLayout()))
+        command = checked.o.payload.command
+        m.d.comb += [
+            checked.i.valid.eq(self.commands.valid),
+            checked.i.payload.command.eq(self.commands.payload),
+            checked.i.payload.end.eq(self.commands.payload.address + self.commands.payload.words),
+            self.commands.ready.eq(checked.i.ready),
+        ]
         # Second stage: what is left of the command being split.
         current = Signal(ReadCommandLayout())
         current_valid = Signal()
@@ -117,26 +131,18 @@ class BurstSplitter(wiring.Component):
 
         free = Signal()
         m.d.comb += free.eq(~current_valid | (taken & final))
-        in_range = checked_end <= self.memory_words
+        in_range = checked.o.payload.end <= self.memory_words
+        m.d.comb += checked.o.ready.eq(free)
         m.d.sync += self.error.valid.eq(0)
-        with m.If(free & checked_valid):
+        with m.If(free & checked.o.valid):
             m.d.sync += [
-                current.eq(checked),
-                current_valid.eq(in_range & (checked.words != 0)),
-                checked_valid.eq(0),
+                current.eq(command),
+                current_valid.eq(in_range & (command.words != 0)),
                 self.error.valid.eq(~in_range),
                 self.error.code.eq(CoreErrorCode.ADDRESS_RANGE),
             ]
-        m.d.comb += self.commands.ready.eq(~checked_valid | free | self.abort)
-        with m.If(self.commands.valid & self.commands.ready):
-            command = self.commands.payload
-            m.d.sync += [
-                checked.eq(command),
-                checked_valid.eq(1),
-                checked_end.eq(command.address + command.words),
-            ]
         with m.If(self.abort):
-            m.d.sync += [checked_valid.eq(0), current_valid.eq(0)]
+            m.d.sync += current_valid.eq(0)
 
-        m.d.comb += self.idle.eq(~checked_valid & ~current_valid)
+        m.d.comb += self.idle.eq(~checked.o.valid & ~current_valid)
         return m

@@ -52,9 +52,9 @@ class Reader(wiring.Component):
 
     On an error the report comes before any word that it concerns; words already in flight still
     follow. To stop, raise `abort` and hold it until `idle`: commands are dropped, data is drained
-    and discarded, no word is offered (a waiting one is withdrawn), bursts whose address is already
-    on a channel are completed as AXI demands. After that the reader is as new. A memory that never
-    answers keeps `idle` low.
+    and discarded, from the second cycle on no word is offered (a waiting one is withdrawn), bursts
+    whose address is already on a channel are completed as AXI demands. After that the reader is as
+    new. A memory that never answers keeps `idle` low.
 
     Parameters
     ----------
@@ -249,7 +249,7 @@ class Reader(wiring.Component):
             words.i.valid.eq(latched),
             words.i.payload.eq(latch),
             words.o.ready.eq(self.words.ready),
-            self.words.valid.eq(words.o.valid & ~self.abort),
+            self.words.valid.eq(words.o.valid),
             self.words.payload.eq(words.o.payload),
         ]
         waiting = Signal()

@@ -255,6 +255,24 @@ def netlist_command(
     )  # fmt: skip
 
 
+@app.command("simulation")
+def simulation_command(
+    on: Annotated[
+        list[str] | None, typer.Option(help="CORE:MODEL, may be repeated; three by default.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to decode.")] = 16,
+    json: JsonOption = None,
+) -> None:
+    """Cycles simulated per second, before and after the Verilog is shaped for it."""
+    from .simulation import SUBJECTS, run
+
+    subjects = on or list(SUBJECTS)
+    _report(
+        "simulation", lambda narrator: run(subjects, tokens, progress=narrator.line), json,
+        on=subjects, tokens=tokens,
+    )  # fmt: skip
+
+
 @app.command("layer")
 def layer_command(
     shape: Annotated[

@@ -16,7 +16,7 @@ from pathlib import Path
 from skipstone.cache import cached, content_key
 from skipstone.spec.packing import Packing
 from skipstone_hw.emit import emit_component
-from skipstone_hw.fpga.yosys import run_yosys
+from skipstone_hw.fpga.tools import run_yosys
 from skipstone_hw.packing import ColumnGroup
 
 from .rows import Row

@@ -32,7 +32,7 @@ def test_a_missing_tool_is_named_before_anything_is_built(monkeypatch, tmp_path)
     with pytest.raises(ToolError, match="ECPPACK must name a program that runs"):
         bitstream.build_bitstream("ulx3s", tmp_path / "out")
     monkeypatch.delenv("ECPPACK")
-    monkeypatch.setattr(bitstream.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ToolError, match=r"yosys is missing: install it with .*\[build\].* YOSYS"):
         bitstream.build_bitstream("ulx3s", tmp_path / "out")
     assert not (tmp_path / "out").exists()

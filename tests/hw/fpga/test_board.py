@@ -15,7 +15,7 @@ from skipstone_hw.fpga.baseline import baseline_document, growth
 from skipstone_hw.fpga.board import build_board, check_manifest, load_manifest, vendor_files
 from skipstone_hw.fpga.interface import interface_hash
 from skipstone_hw.fpga.report import Report, UnitRow, require_fit, table
-from skipstone_hw.fpga.yosys import find_yosys
+from skipstone_hw.fpga.tools import YOSYS
 
 BOARD = BOARDS["pynq-z2"]
 TEXT = """module skipstone_core(clk, d, q);
@@ -105,7 +105,7 @@ def test_an_earlier_build_is_replaced_and_nothing_else(tmp_path):
 
 
 def test_a_failed_build_leaves_nothing(tmp_path, broken_yosys):
-    with pytest.raises(ToolError, match=r"(?s)unit glue: Yosys failed with status 1.*out of luck"):
+    with pytest.raises(ToolError, match=r"(?s)unit glue: yosys failed with status 1.*out of luck"):
         build_board(BOARD, tmp_path / "out")
     assert leftovers(tmp_path) == []
     build_board(BOARD, tmp_path / "out", synthesis=False)
@@ -129,11 +129,11 @@ def test_a_core_that_does_not_fit_leaves_nothing(tmp_path, monkeypatch):
 def test_a_missing_yosys_is_named(monkeypatch):
     monkeypatch.setenv("YOSYS", "absent-yosys")
     with pytest.raises(ToolError, match="YOSYS must name a program that runs, not 'absent-yosys'"):
-        find_yosys()
+        YOSYS.command()
     monkeypatch.delenv("YOSYS")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ToolError, match=r"Yosys was not found.*skipstone\[build\].*YOSYS"):
-        find_yosys()
+    with pytest.raises(ToolError, match=r"yosys is missing.*skipstone\[build\].*YOSYS"):
+        YOSYS.command()
 
 
 def test_another_interface_is_refused_with_both_hashes():

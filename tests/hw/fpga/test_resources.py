@@ -18,7 +18,7 @@ from skipstone_hw.fpga.hierarchy import cut
 from skipstone_hw.fpga.primitives import MEMORY_LEVELS
 from skipstone_hw.fpga.report import UnitRow
 from skipstone_hw.fpga.synthesis import synthesize, synthesize_unit
-from skipstone_hw.fpga.yosys import yosys_version
+from skipstone_hw.fpga.tools import YOSYS
 
 BASELINE = Path(__file__).with_name("baseline.json")
 CORE = CONFIGS["sim-tiny"]
@@ -106,7 +106,7 @@ def test_no_unit_has_grown(measured):
 
 
 def test_the_baseline_is_of_this_yosys():
-    assert load_baseline(BASELINE)["tool"] == yosys_version()
+    assert load_baseline(BASELINE)["tool"] == YOSYS.version()
 
 
 @pytest.mark.parametrize("unit", MEMORIES)
@@ -131,5 +131,5 @@ def test_memories_by_size():
 
 
 if __name__ == "__main__":
-    document = baseline_document(yosys_version(), CORE.name, rows())
+    document = baseline_document(YOSYS.version(), CORE.name, rows())
     BASELINE.write_text(json.dumps(document, indent=1) + "\n")
