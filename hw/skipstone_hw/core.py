@@ -187,7 +187,7 @@ class Core(wiring.Component):
                 (self._kv_index, s.position), (self._report, s.position),
             )
         ]  # fmt: skip
-        m.d.comb += [
+        m.d.sync += [  # what changes with the chunk is asked for by its first instruction
             u.count.eq(s.count)
             for u in (self._embed, self._decisions, self._kv_index, self._report)
         ]
@@ -249,14 +249,14 @@ class Core(wiring.Component):
             m.d.comb += words.ready.eq(1)
         m.d.comb += s.dropped.eq(words.valid & weights & s.dropping)
         if self._near:
-            self._build_far_words(m, _moves(words) & weights)
+            self._build_far_words(m, (_moves(self._near[0].words) & weights) | s.dropped)
 
     def _build_far_words(self, m, gone):
         """Weights leave with their LINEAR; in region 1 they part from keys and values."""
         reads, grant, words = self._sequencer.reads, self._grant, self._near[1].words
         of_weights = _moves(reads) & (reads.payload.kind == ReadKind.WEIGHTS)
+        m.d.sync += grant.requested.eq(Mux(of_weights, reads.payload.words, 0))
         m.d.comb += [
-            grant.requested.eq(Mux(of_weights, reads.payload.words, 0)),
             grant.issued.eq(_moves(self._sequencer.linear)),
             grant.gone.eq(gone),
         ]
@@ -269,8 +269,7 @@ class Core(wiring.Component):
     def _build_array(self, m):
         """The array and the activation buffer, shared by LINEAR and ATTEND."""
         array, linear, attend = self._array, self._linear, self._attend
-        attending = Signal()
-        m.d.sync += attending.eq(~attend.idle)  # late by a cycle: neither begins with the array
+        attending = attend.attending
         m.d.comb += [
             array.valid.eq(Mux(attending, attend.array_valid, linear.array_valid)),
             array.mode.eq(Mux(attending, attend.array_mode, ArrayMode.LINEAR)),

@@ -32,7 +32,7 @@ class Decisions(wiring.Component):
     clear : In(1)
         Pulse: a chunk begins; forgets its records and maps. The masks stay.
     count : In(range(max_chunk + 1))
-        Tokens of the chunk.
+        Tokens of the chunk; `present` follows a cycle later.
     record : In(InputRecordLayout())
     record_index : In(token_shape(config))
     record_valid : In(1)
@@ -102,8 +102,8 @@ class Decisions(wiring.Component):
         recorded = [Signal(name=f"recorded_{n}") for n in tokens]
         forced = [Signal(name=f"forced_{n}") for n in tokens]
         for n in tokens:
+            m.d.sync += self.present[n].eq(self.count > n)
             m.d.comb += [
-                self.present[n].eq(self.count > n),
                 recorded[n].eq(self.record_valid & (self.record_index == n)),
             ]
             with m.If(self.clear):

@@ -23,7 +23,8 @@ class WeightGrant(wiring.Component):
     Members
     -------
     requested : In(24)
-        Words of the read that is requested in this cycle, 0 if none is.
+        Words of a read that was requested, 0 if none was: before its LINEAR is issued and before
+        its first word.
     issued : In(1)
         A LINEAR is issued. Not with a request.
     gone : In(1)

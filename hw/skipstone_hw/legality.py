@@ -90,6 +90,12 @@ class Legality(wiring.Component):
         def words(byte_count):
             return (byte_count + c.word_bytes - 1) >> word_log2
 
+        embedding_words, angle_words = Signal.like(i.groups), Signal.like(i.blocks)
+        m.d.sync += [  # of the GEOMETRY before
+            embedding_words.eq(words(self.hidden_groups << (group_log2 + 1))),
+            angle_words.eq(words(4 << self.head_dim_log2)),
+        ]
+
         bad = Signal()
         with m.Switch(i.opcode):
             with m.Case(Opcode.GEOMETRY):
@@ -107,10 +113,7 @@ class Legality(wiring.Component):
                     | (i.blocks > c.max_layers)
                 )
             with m.Case(Opcode.TABLES):
-                m.d.comb += bad.eq(
-                    (i.groups != words(self.hidden_groups << (group_log2 + 1)))
-                    | (i.blocks != words(4 << self.head_dim_log2))
-                )
+                m.d.comb += bad.eq((i.groups != embedding_words) | (i.blocks != angle_words))
             with m.Case(Opcode.LINEAR):
                 most = Mux(
                     i.source == Source.RESIDUAL, self.hidden_groups, c.max_activation // c.group

@@ -203,13 +203,14 @@ class Linear(wiring.Component):
         source = Mux(current.replayed, replay, self.words.payload)
         available = self.words.valid | current.replayed
         last_step = step == steps - 1
-        last_group = group + 1 == current.groups
+        group_end, block_end = Signal.like(group), Signal.like(block)
+        last_group = group == group_end
         ends_block = Signal()
         blocked = Signal()
         weight = Signal()
         m.d.comb += [
             ends_block.eq(~wants_scales & last_step & last_group),
-            ends_pass.eq(ends_block & (block + 1 == current.blocks)),
+            ends_pass.eq(ends_block & (block == block_end)),
             blocked.eq(ends_block & (free == 0)),
             self.words.ready.eq(running & ~blocked & ~current.replayed),
             taken.eq(running & ~blocked & available),
@@ -248,6 +249,8 @@ class Linear(wiring.Component):
             m.d.sync += [
                 running.eq(1),
                 current.eq(passes.payload),
+                group_end.eq(passes.payload.groups - 1),
+                block_end.eq(passes.payload.blocks - 1),
                 block.eq(0),
                 wants_scales.eq(1),
             ]

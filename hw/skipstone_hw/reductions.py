@@ -137,15 +137,18 @@ class Reductions(wiring.Component):
         m.submodules.largest = largest = memory.Memory(shape=signed(8), depth=token_count, init=[])
         complete, token, busy = self._reduce(m, router, groups, largest)
 
-        pending = Signal(c.max_chunk)
-        done, chosen, working = self._finalise(m, router, groups, largest, pending)
-        with m.If(complete):
-            m.d.sync += pending.bit_select(token, 1).eq(1)
+        pending, waiting = Signal(c.max_chunk), Signal()  # is any?
+        next_pending, began = Signal.like(pending), Signal()
+        done, chosen, working = self._finalise(m, router, groups, largest, pending, waiting, began)
+        m.d.comb += next_pending.eq(
+            Mux(began, pending & (pending - 1), pending) | (complete << token)
+        )
+        m.d.sync += [pending.eq(next_pending), waiting.eq(next_pending.any())]
         with m.If(done):
             m.d.sync += self.written.bit_select(chosen, 1).eq(1)
         with m.If(self.clear_written | router.begin):
             m.d.sync += self.written.eq(0)
-        m.d.comb += self.idle.eq(~(busy | pending.any() | working | router.busy))
+        m.d.comb += self.idle.eq(~(busy | waiting | working | router.busy))
         return m
 
     def _reduce(self, m, router, groups, largest):
@@ -210,8 +213,8 @@ class Reductions(wiring.Component):
         ]
         return done & (group == self.hidden_groups - 1), pair.token, Cat(valids[1:]).any()
 
-    def _finalise(self, m, router, groups, largest, pending):
-        """Work off `pending`, one token at a time; returns (token done, which, working)."""
+    def _finalise(self, m, router, groups, largest, pending, waiting, began):
+        """Work off `pending`, lowest token first; returns (token done, which, working)."""
         c = self._config
         token = Signal(token_shape(c))
         chosen = Signal(token_shape(c))
@@ -227,9 +230,8 @@ class Reductions(wiring.Component):
         with m.FSM() as fsm:
             with m.State("IDLE"):
                 m.d.sync += [token.eq(chosen), group.eq(0), step.eq(0)]
-                with m.If(pending.any()):
-                    m.d.comb += clear.eq(1)
-                    m.d.sync += pending.bit_select(chosen, 1).eq(0)
+                with m.If(waiting):
+                    m.d.comb += [clear.eq(1), began.eq(1)]
                     m.next = "ALIGN"
             with m.State("ALIGN"):
                 m.d.comb += issue.eq(1)

@@ -104,26 +104,19 @@ class RouterBuffer(wiring.Component):
         self._read(m, exponents.read_port(), self.group, _EXPONENTS_BITS, self.exponents, "group")
         return m
 
-    def _load(self, m, exponents, mantissas, exponents_per_chunk: int) -> None:
+    def _load(self, m, exponents_port, mantissas_port, exponents_per_chunk: int) -> None:
         c = self._config
         chunks_per_word = c.word_bits // _CHUNK_BITS
         word = self.load.p.data
         place = Signal(range(chunks_per_word))
         chunk = Signal(range(c.max_hidden * 2 * ROUTER_BITS // _CHUNK_BITS + 1))
-        count = Signal.like(chunk)
-        exponent_chunks, mantissa_chunks = Signal.like(chunk), Signal.like(chunk)
+        last_exponents, last_mantissas = Signal.like(chunk), Signal.like(chunk)
         chunk_data = word.word_select(place, _CHUNK_BITS)
         section_end, word_end = Signal(), Signal()
-        m.d.sync += [
-            exponent_chunks.eq(
-                (self.hidden_groups + exponents_per_chunk - 1) // exponents_per_chunk
-            ),
-            mantissa_chunks.eq(self.hidden_groups * (c.group * 2 * ROUTER_BITS // _CHUNK_BITS)),
-        ]
-        m.d.comb += [
-            section_end.eq(chunk + 1 == count),
-            word_end.eq(section_end | (place == chunks_per_word - 1)),
-        ]
+        exponents = (self.hidden_groups + exponents_per_chunk - 1) // exponents_per_chunk
+        mantissas = self.hidden_groups * (c.group * 2 * ROUTER_BITS // _CHUNK_BITS)
+        m.d.sync += [last_exponents.eq(exponents - 1), last_mantissas.eq(mantissas - 1)]
+        m.d.comb += word_end.eq(section_end | (place == chunks_per_word - 1))
 
         write_exponents, write_mantissas = Signal(), Signal()
         with m.FSM() as fsm:
@@ -135,7 +128,7 @@ class RouterBuffer(wiring.Component):
                     m.next = "EXPONENTS"
             with m.State("EXPONENTS"):
                 m.d.comb += [
-                    count.eq(exponent_chunks),
+                    section_end.eq(chunk == last_exponents),
                     write_exponents.eq(self.load.valid),
                     self.load.ready.eq(word_end),
                 ]
@@ -143,7 +136,7 @@ class RouterBuffer(wiring.Component):
                     m.next = "MANTISSAS"
             with m.State("MANTISSAS"):
                 m.d.comb += [
-                    count.eq(mantissa_chunks),
+                    section_end.eq(chunk == last_mantissas),
                     write_mantissas.eq(self.load.valid),
                     self.load.ready.eq(word_end),
                 ]
@@ -161,7 +154,10 @@ class RouterBuffer(wiring.Component):
         landing = Signal()
         m.d.sync += landing.eq(write_exponents | write_mantissas)
         m.d.comb += self.busy.eq(~fsm.ongoing("HEADER") | landing)
-        for port, en in ((exponents, write_exponents), (mantissas, write_mantissas)):
+        for port, en in (
+            (exponents_port, write_exponents),
+            (mantissas_port, write_mantissas),
+        ):
             m.d.comb += [
                 port.en.eq(delay(m, en, 1, name="write_en", reset=True)),
                 port.addr.eq(delay(m, chunk, 1, name="write_address")),

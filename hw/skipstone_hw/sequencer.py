@@ -321,10 +321,20 @@ class Sequencer(wiring.Component):
             self.dropping.eq(to_drop != 0),
         ]
         unwritten = Signal(c.max_chunk)
-        m.d.comb += unwritten.eq(self.present & ~self.written)
+        m.d.sync += unwritten.eq(self.present & ~self.written)  # long before a barrier passes
         for n in reversed(range(c.max_chunk)):
             with m.If(unwritten[n]):
-                m.d.comb += self.repass_token.eq(n)
+                m.d.sync += self.repass_token.eq(n)
+
+        outside = Signal()  # the chunk, of what a sequence may have; settled at any instruction
+        end = self.position + self.count
+        m.d.sync += outside.eq(
+            (p.chunk_tokens == 0)
+            | (p.chunk_tokens > c.max_chunk)
+            | (p.position > c.max_context)
+            | (end > c.max_context)
+            | (end > self.geometry.longest)
+        )
 
         def fail(code):
             m.d.comb += [self.error.valid.eq(1), self.error.code.eq(int(code))]
@@ -417,14 +427,7 @@ class Sequencer(wiring.Component):
             with m.State("BEGIN"):
                 m.d.comb += self.begin.eq(1)
                 m.next = "BEGINNING"
-                end = self.position + self.count
-                with m.If(
-                    (p.chunk_tokens == 0)
-                    | (p.chunk_tokens > c.max_chunk)
-                    | (p.position > c.max_context)
-                    | (end > c.max_context)
-                    | (end > self.geometry.longest)
-                ):
+                with m.If(outside):
                     m.d.comb += self.begin.eq(0)
                     fail(CoreErrorCode.KV_OVERFLOW)
             with m.State("BEGINNING"), m.If(~self.begin & ~self.index_busy):

@@ -98,7 +98,7 @@ class Job:
         groups = groups or int(rng.choice([1, 2, GROUPS - 1, GROUPS, rng.integers(1, GROUPS + 1)]))
         tile = CONFIG.tile_blocks
         blocks = blocks or int(rng.choice([1, 1, 2, 3, tile + 1]))
-        select = select or int(rng.integers(1, 1 << CHUNK))
+        select = select or int(rng.integers(1, 1 << CHUNK, dtype=np.uint64))
         tokens = np.flatnonzero([select >> i & 1 for i in range(CHUNK)])
         source, norm = int(rng.integers(0, 2)), int(rng.integers(0, 2))
         kind = KINDS[int(rng.integers(0, len(KINDS)))]

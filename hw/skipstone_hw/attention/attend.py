@@ -20,7 +20,7 @@ from skipstone.spec.formats import ACTIVATION_BITS
 from ..activations import LaneRead
 from ..array import PRODUCT_BITS, ArrayMode, column_sum_shape, upper_lane
 from ..kv_index import KvGeometry, MissLayout, WalkLayout
-from ..layouts import PairLayout
+from ..layouts import PairLayout, token_shape
 from ..replay import ItemLayout
 from .fetched import Fetched
 from .history import History, KvTokenLayout
@@ -128,6 +128,9 @@ class Attend(wiring.Component):
         A word was wanted and none was there.
     idle : Out(1)
         No command is under way.
+    attending : Out(1)
+        The array and the activations are wanted: not `idle`, a cycle later, which is before they
+        are used.
     """
 
     command: stream.Interface
@@ -153,6 +156,7 @@ class Attend(wiring.Component):
     reading: Signal
     stall_words: Signal
     idle: Signal
+    attending: Signal
 
     def __init__(self, *, config: CoreConfig):
         self._config = c = config
@@ -186,6 +190,7 @@ class Attend(wiring.Component):
                 "reading": Out(1),
                 "stall_words": Out(1),
                 "idle": Out(1),
+                "attending": Out(1),
             }
         )
 
@@ -212,7 +217,8 @@ class Attend(wiring.Component):
 
         layer = Signal(range(c.max_layers))
         place = Signal(_PlaceLayout(c))
-        token = _lowest_bit(m, place.tokens, "token")
+        token = Signal(token_shape(c))  # settles before LOAD
+        m.d.sync += token.eq(_lowest_bit(m, place.tokens, "lowest_token"))
         use = Signal(LaneUseLayout())
         m.d.sync += [
             use.split.eq(self.query_heads <= c.lanes // 2),
@@ -222,6 +228,7 @@ class Attend(wiring.Component):
             *(a.eq(b) for a, b in zip(mix.products, self.products, strict=True)),
             self.idle.eq(~place.tokens.any() & ~self.reading & results.idle),
         ]
+        m.d.sync += self.attending.eq(~self.idle)
         with m.If(self.command.valid & self.command.ready):
             m.d.sync += layer.eq(self.command.payload.layer)
         self.build_front_end(m, layer)
@@ -297,19 +304,24 @@ class Attend(wiring.Component):
         return reference
 
     def build_front_end(self, m: Module, layer: Signal) -> None:
-        """Hands the tokens of the whole command to KvIndex."""
+        """Hands the tokens of the whole command to KvIndex, one in two cycles."""
         tokens = Signal(self._config.max_chunk, name="walk_tokens")
-        token = _lowest_bit(m, tokens, "walk_token")
+        token = Signal(token_shape(self._config))
         m.d.comb += [
-            self.reading.eq(tokens.any()),
-            self.walk.valid.eq(self.reading),
+            self.reading.eq(tokens.any() | self.walk.valid),
             self.walk.payload.layer.eq(layer),
             self.walk.payload.last.eq(self.position + token),
         ]
         with m.If(self.command.valid & self.command.ready):
             m.d.sync += tokens.eq(self.command.payload.select)
-        with m.Elif(self.walk.valid & self.walk.ready):
-            m.d.sync += tokens.eq(tokens & (tokens - 1))
+        with m.Elif(~self.walk.valid):
+            m.d.sync += [
+                self.walk.valid.eq(tokens.any()),
+                token.eq(_lowest_bit(m, tokens, "walk_token")),
+                tokens.eq(tokens & (tokens - 1)),
+            ]
+        with m.Elif(self.walk.ready):
+            m.d.sync += self.walk.valid.eq(0)
 
     def build_sequence(
         self,

@@ -1,6 +1,8 @@
 """Cutting read commands into AXI bursts."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, ResetInserter, Signal
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Module, Mux, ResetInserter, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -30,13 +32,6 @@ class BurstLayout(data.StructLayout):
                 "last": 1,
             }
         )
-
-
-class _CheckedLayout(data.StructLayout):
-    """A command, and the word after its last."""
-
-    def __init__(self):
-        super().__init__({"command": ReadCommandLayout(), "end": ADDRESS_BITS + 1})
 
 
 class BurstSplitter(wiring.Component):
@@ -93,50 +88,51 @@ class BurstSplitter(wiring.Component):
         limit = aligned_beats(self._config)
         limit_log2 = limit.bit_length() - 1
 
-        # First stage: the command, with its end; its `ready` is a register.
-        m.submodules.checked = checked = ResetInserter(self.abort)(Skid(shape=_CheckedLayout()))
-        command = checked.o.payload.command
-        m.d.comb += [
-            checked.i.valid.eq(self.commands.valid),
-            checked.i.payload.command.eq(self.commands.payload),
-            checked.i.payload.end.eq(self.commands.payload.address + self.commands.payload.words),
-            self.commands.ready.eq(checked.i.ready),
-        ]
-        # Second stage: what is left of the command being split.
+        # First stage: the command; its `ready` is a register.
+        m.submodules.held = held = ResetInserter(self.abort)(Skid(shape=ReadCommandLayout()))
+        wiring.connect(m, wiring.flipped(self.commands), held.i)
+        command = held.o.payload
+        # Second stage: what is left of the command being split, and its next burst.
         current = Signal(ReadCommandLayout())
         current_valid = Signal()
-
-        to_boundary = Signal(range(limit + 1))
-        m.d.comb += to_boundary.eq(limit - current.address[:limit_log2])
-        final = Signal()
-        m.d.comb += final.eq(current.words <= to_boundary)
         burst = self.bursts.payload
+        beats, final = Signal.like(burst.beats), Signal()
         m.d.comb += [
             self.bursts.valid.eq(current_valid & ~self.abort),
             burst.address.eq(current.address),
-            burst.beats.eq(Mux(final, current.words, to_boundary)),
+            burst.beats.eq(beats),
             burst.kind.eq(current.kind),
             burst.last.eq(final),
         ]
         taken = Signal()
         m.d.comb += taken.eq(self.bursts.valid & self.bursts.ready)
+
+        def next_burst(words: Value, most: Value | int) -> list[Any]:
+            """Of `words`, before which the next boundary lies `most` words away."""
+            fits = words <= most
+            return [final.eq(fits), beats.eq(Mux(fits, words, most))]
+
+        left = Signal.like(current.words)
+        m.d.comb += left.eq(current.words - beats)
         with m.If(taken):
             m.d.sync += [
                 current_valid.eq(~final),
                 current.address.eq(
                     Cat(Const(0, limit_log2), (current.address >> limit_log2) + 1),
                 ),
-                current.words.eq(current.words - to_boundary),
+                current.words.eq(left),
+                *next_burst(left, limit),
             ]
 
         free = Signal()
         m.d.comb += free.eq(~current_valid | (taken & final))
-        in_range = checked.o.payload.end <= self.memory_words
-        m.d.comb += checked.o.ready.eq(free)
+        in_range = command.address + command.words <= self.memory_words
+        m.d.comb += held.o.ready.eq(free)
         m.d.sync += self.error.valid.eq(0)
-        with m.If(free & checked.o.valid):
+        with m.If(free & held.o.valid):
             m.d.sync += [
                 current.eq(command),
+                *next_burst(command.words, limit - command.address[:limit_log2]),
                 current_valid.eq(in_range & (command.words != 0)),
                 self.error.valid.eq(~in_range),
                 self.error.code.eq(CoreErrorCode.ADDRESS_RANGE),
@@ -144,5 +140,5 @@ class BurstSplitter(wiring.Component):
         with m.If(self.abort):
             m.d.sync += current_valid.eq(0)
 
-        m.d.comb += self.idle.eq(~checked.o.valid & ~current_valid)
+        m.d.comb += self.idle.eq(~held.o.valid & ~current_valid)
         return m

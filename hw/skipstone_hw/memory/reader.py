@@ -123,7 +123,7 @@ class Reader(wiring.Component):
 
         # Room: beats of every FIFO that are neither stored nor promised to a burst in flight.
         room = Signal(range(config.fifo_words + 1), init=config.fifo_words)
-        m.d.sync += room.eq(room - Mux(issue, burst.beats, 0) + fetch)
+        m.d.sync += room.eq(Mux(issue, room - burst.beats + fetch, room + fetch))
 
         ports = [self.build_port(m, p, issue=issue, burst=burst) for p in range(config.ports)]
         may_issue = Cat(port["may_issue"] for port in ports).all()
