@@ -273,8 +273,9 @@ class Core(wiring.Component):
         m.d.comb += [
             array.valid.eq(Mux(attending, attend.array_valid, linear.array_valid)),
             array.mode.eq(Mux(attending, attend.array_mode, ArrayMode.LINEAR)),
-            array.word.eq(Mux(attending, attend.array_word, linear.array_word)),
-            array.upper_word.eq(Mux(attending, attend.array_upper_word, linear.array_word)),
+            attend.linear_word.eq(linear.array_word),
+            array.word.eq(attend.array_word),
+            array.upper_word.eq(attend.array_upper_word),
             array.lane_enable.eq(Mux(attending, attend.array_lanes, linear.array_lanes)),
             array.rows.eq(linear.array_rows),
             array.bytes.eq(attend.array_bytes),

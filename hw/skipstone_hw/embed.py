@@ -186,12 +186,23 @@ class Embed(wiring.Component):
         rows = Signal()  # all records are in: words are rows from now on
         consumed = Signal()  # the last row went by
         active = Signal()
-        self.build_requests(m, look_up, active, rows, consumed)
-        self.build_rows(m, active, rows, consumed)
+        # A word is taken apart in two steps, the first of which all that read it share.
+        at = Signal(range(max(2, c.word_bytes // RECORD_BYTES)))
+        part = Signal(8 * RECORD_BYTES)
+        m.d.comb += part.eq(self.words.payload.word_select(at, len(part)))
+        self.build_rows(m, active, rows, consumed, at, part)
+        self.build_requests(m, look_up, active, rows, consumed, at, part)
         return m
 
     def build_requests(
-        self, m: Module, look_up: memory.ReadPort, active: Signal, rows: Signal, consumed: Signal
+        self,
+        m: Module,
+        look_up: memory.ReadPort,
+        active: Signal,
+        rows: Signal,
+        consumed: Signal,
+        at: Signal,
+        part: Signal,
     ) -> None:
         """Records first; then, token for token, the rows' addresses and reads."""
         c = self._config
@@ -228,7 +239,8 @@ class Embed(wiring.Component):
                     m.next = "RECEIVE"
             with m.State("RECEIVE"):
                 m.d.comb += [
-                    self.record.eq(self.words.payload.word_select(place, 8 * RECORD_BYTES)),
+                    at.eq(place),
+                    self.record.eq(part),
                     self.record_index.eq(index),
                     self.record_valid.eq(self.words.valid),
                 ]
@@ -280,10 +292,17 @@ class Embed(wiring.Component):
                 m.d.sync += [active.eq(0), rows.eq(0)]
                 m.next = "IDLE"
 
-    def build_rows(self, m: Module, active: Signal, rows: Signal, consumed: Signal) -> None:
+    def build_rows(
+        self,
+        m: Module,
+        active: Signal,
+        rows: Signal,
+        consumed: Signal,
+        at: Signal,
+        part: Signal,
+    ) -> None:
         """Embedding words → pairs; RoPE words → the RoPE buffer."""
         c = self._config
-        word = self.words.payload
         token = Signal(range(c.max_chunk + 1))
         pair = Signal(16)
         # Selecting from a word and converting from FP16 are a cycle each.
@@ -295,7 +314,8 @@ class Embed(wiring.Component):
         pair_place = Signal(range(pairs_per_word))
         m.d.comb += [
             pair_place.eq(pair),
-            selected.i.payload.values.as_value().eq(word.word_select(pair_place, 32)),
+            at.eq(pair_place >> 3),
+            selected.i.payload.values.as_value().eq(part.word_select(pair_place[:3], 32)),
             selected.i.payload.token.eq(token),
             selected.i.payload.index.eq(pair),
             selected.o.ready.eq(converted.i.ready),
@@ -329,7 +349,7 @@ class Embed(wiring.Component):
         m.d.comb += [
             half_log2.eq(self.head_dim_log2 - 1),
             angle_place.eq(pair),
-            angle.eq(word.word_select(angle_place, 64)),
+            angle.eq(part.word_select(angle_place[:2], 64)),
             self.rope_write.token.eq(token),
             self.rope_write.index.eq(pair),
             self.rope_write.cos.eq(angle[0]),
@@ -355,6 +375,7 @@ class Embed(wiring.Component):
                     m.d.sync += token.eq(0)
             with m.State("ANGLES"):
                 m.d.comb += [
+                    at.eq(angle_place >> 2),
                     final.eq(pair == last_angle),
                     self.rope_write.en.eq(self.words.valid),
                 ]

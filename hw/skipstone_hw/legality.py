@@ -83,9 +83,15 @@ class Legality(wiring.Component):
 
         # Out of bounds.
         word_log2, group_log2 = exact_log2(c.word_bytes), exact_log2(c.group)
-        heads, query, head_dim_log2 = Signal(21), Signal(28), Signal(3)
+        heads, most_heads, ragged = Signal(21), Signal(21), Signal()
         m.d.sync += heads.eq(i.a[:16] * i.source[:5])
-        m.d.comb += [head_dim_log2.eq(i.exponent), query.eq(heads << head_dim_log2)]
+        with m.Switch(i.exponent):
+            for log2 in c.head_dim_log2:
+                with m.Case(log2):
+                    m.d.comb += [
+                        most_heads.eq(c.max_query >> log2),
+                        ragged.eq(heads[: max(0, group_log2 - log2)].any()),  # not whole groups
+                    ]
 
         def words(byte_count):
             return (byte_count + c.word_bytes - 1) >> word_log2
@@ -104,9 +110,9 @@ class Legality(wiring.Component):
                     | (i.exponent > c.head_dim_log2[-1])
                     | (i.source == 0)
                     | (i.source > c.lanes)
-                    | (query == 0)
-                    | (query > c.max_query)
-                    | query[:group_log2].any()
+                    | (heads == 0)
+                    | (heads > most_heads)
+                    | ragged
                     | (i.groups == 0)
                     | (i.groups > c.max_hidden // c.group)
                     | (i.blocks == 0)

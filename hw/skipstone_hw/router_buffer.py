@@ -116,6 +116,7 @@ class RouterBuffer(wiring.Component):
         exponents = (self.hidden_groups + exponents_per_chunk - 1) // exponents_per_chunk
         mantissas = self.hidden_groups * (c.group * 2 * ROUTER_BITS // _CHUNK_BITS)
         m.d.sync += [last_exponents.eq(exponents - 1), last_mantissas.eq(mantissas - 1)]
+        last = Signal.like(chunk)  # of the section at hand
         m.d.comb += word_end.eq(section_end | (place == chunks_per_word - 1))
 
         write_exponents, write_mantissas = Signal(), Signal()
@@ -125,18 +126,20 @@ class RouterBuffer(wiring.Component):
                 with m.If(self.load.valid):
                     m.d.comb += self.begin.eq(1)
                     m.d.sync += Cat(self.bias.as_value(), self.largest.as_value()).eq(word)
+                    m.d.sync += last.eq(last_exponents)
                     m.next = "EXPONENTS"
             with m.State("EXPONENTS"):
                 m.d.comb += [
-                    section_end.eq(chunk == last_exponents),
+                    section_end.eq(chunk == last),
                     write_exponents.eq(self.load.valid),
                     self.load.ready.eq(word_end),
                 ]
                 with m.If(self.load.valid & section_end):
+                    m.d.sync += last.eq(last_mantissas)
                     m.next = "MANTISSAS"
             with m.State("MANTISSAS"):
                 m.d.comb += [
-                    section_end.eq(chunk == last_mantissas),
+                    section_end.eq(chunk == last),
                     write_mantissas.eq(self.load.valid),
                     self.load.ready.eq(word_end),
                 ]

@@ -114,7 +114,9 @@ class Attend(wiring.Component):
     array_lanes : Out(lanes)
     array_bytes : Out(ArrayLayout(ArrayLayout(signed(12), word_bytes), lanes))
     array_heads : Out(ArrayLayout(ArrayLayout(signed(12), heads), lanes))
-        Inputs of the shared `Array`.
+        Inputs of the shared `Array`; unless `attending`, both words are `linear_word`.
+    linear_word : In(word_bits)
+        What LINEAR has for the array. Who chooses between two words can choose between three.
     sums : In(ArrayLayout(ArrayLayout(column_sum_shape(config), columns), lanes))
     products : In(ArrayLayout(signed(20), word_bytes)).array(lanes)
         Its outputs.
@@ -144,6 +146,7 @@ class Attend(wiring.Component):
     lanes: list[wiring.PureInterface]
     array_valid: Signal
     array_mode: Signal
+    linear_word: Signal
     array_word: Signal
     array_upper_word: Signal
     array_lanes: Signal
@@ -178,6 +181,7 @@ class Attend(wiring.Component):
                 "lanes": Out(LaneRead(c)).array(c.lanes),
                 "array_valid": Out(1),
                 "array_mode": Out(ArrayMode),
+                "linear_word": In(c.word_bits),
                 "array_word": Out(c.word_bits),
                 "array_upper_word": Out(c.word_bits),
                 "array_lanes": Out(c.lanes),
@@ -500,6 +504,7 @@ class Attend(wiring.Component):
             ),
             mix.valid.eq(self.array_lanes & values.replicate(c.lanes)),
         ]
+        m.d.comb += self.array_upper_word.eq(self.linear_word)
         words = (self.array_word, self.array_upper_word)
         for n, half in enumerate(halves):
             on, from_kept = Signal(name=f"on_{n}"), Signal(name=f"from_kept_{n}")
@@ -507,7 +512,13 @@ class Attend(wiring.Component):
             m.d.comb += [
                 on.eq(Mux(separate, goes[n], self.array_valid)),
                 from_kept.eq(Mux(separate, n, goes[1])),
-                words[n].eq(Mux(from_kept, kept.payload.word, fetched.o.payload.word)),
+                words[n].eq(
+                    Mux(
+                        self.attending,
+                        Mux(from_kept, kept.payload.word, fetched.o.payload.word),
+                        self.linear_word,
+                    )
+                ),
                 split_lanes[half.lanes.start : half.lanes.stop].eq(
                     Mux(on, used[: len(half.lanes)], 0)
                 ),

@@ -27,10 +27,10 @@ class Writer(wiring.Component):
     """Byte-strobed writer over all memory ports.
 
     A word goes out as one single-beat write on every port whose slice of `strobe` is not zero;
-    port p writes byte `port_base[p] + address · port_bytes`. Words are accepted one per cycle
-    while every port has room: two entries on each address and data channel, and fewer than
-    `OUTSTANDING` writes not yet acknowledged. Writes of one port to one address take effect in
-    order; nothing else is ordered but by waiting for `idle`.
+    port p writes byte `port_base[p] + address · port_bytes`. A word is accepted in every second
+    cycle while every port has room: an entry on its data channel, one of two on its address
+    channel, and fewer than `OUTSTANDING` writes not yet acknowledged. Writes of one port to one
+    address take effect in order; nothing else is ordered but by waiting for `idle`.
 
     To stop, raise `abort` and hold it until `idle`: words are accepted and dropped, writes already
     handed to a port are completed as AXI demands. After that the writer is as new. A memory that
@@ -120,7 +120,8 @@ class Writer(wiring.Component):
         config = self._config
         axi = self.m_axi[p]
         m.submodules[f"address_{p}"] = address = Skid(shape=ADDRESS_BITS)
-        m.submodules[f"data_{p}"] = beat = Skid(shape=_BeatLayout(config))
+        # Words are as wide as the core's whole memory, and few: no room for a second one.
+        beat, beat_valid = Signal(_BeatLayout(config), name=f"data_{p}"), Signal()
         size_log2 = config.port_bytes.bit_length() - 1
         strobe = held.strobe.word_select(p, config.port_bytes)
         write = Signal(name=f"write_{p}")
@@ -128,26 +129,30 @@ class Writer(wiring.Component):
             write.eq(dispatch & strobe.any()),
             address.i.valid.eq(write),
             address.i.payload.eq(self.port_base[p] + (held.address << size_log2)),
-            beat.i.valid.eq(write),
-            beat.i.payload.wdata.eq(held.data.word_select(p, config.port_bits)),
-            beat.i.payload.wstrb.eq(strobe),
             axi.awvalid.eq(address.o.valid),
             address.o.ready.eq(axi.awready),
             axi.awaddr.eq(address.o.payload),
             axi.awsize.eq(size_log2),
             axi.awburst.eq(Burst.INCR),
             axi.awcache.eq(Cache.MODIFIABLE_BUFFERABLE),
-            axi.wvalid.eq(beat.o.valid),
-            beat.o.ready.eq(axi.wready),
-            axi.wdata.eq(beat.o.payload.wdata),
-            axi.wstrb.eq(beat.o.payload.wstrb),
+            axi.wvalid.eq(beat_valid),
+            axi.wdata.eq(beat.wdata),
+            axi.wstrb.eq(beat.wstrb),
             axi.wlast.eq(1),
             axi.bready.eq(1),
         ]
+        with m.If(write):
+            m.d.sync += [
+                beat_valid.eq(1),
+                beat.wdata.eq(held.data.word_select(p, config.port_bits)),
+                beat.wstrb.eq(strobe),
+            ]
+        with m.Elif(axi.wready):
+            m.d.sync += beat_valid.eq(0)
         in_flight = Signal(range(self.OUTSTANDING + 1), name=f"in_flight_{p}")
         m.d.sync += in_flight.eq(in_flight + write - axi.bvalid)
         return {
-            "room": address.i.ready & beat.i.ready & (in_flight != self.OUTSTANDING),
+            "room": address.i.ready & ~beat_valid & (in_flight != self.OUTSTANDING),
             "outstanding": in_flight != 0,
             "bad_response": axi.bvalid & axi.bresp[1],
         }
