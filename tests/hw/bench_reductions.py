@@ -85,6 +85,7 @@ class Bench:
         hidden = record.mantissa.shape[1]
         self.inv_hidden = np.float32(1 / hidden)
         self.dut.hidden_groups.value = hidden // CONFIG.group
+        await RisingEdge(self.dut.clk)
         self.dut.inv_hidden.value = int(self.inv_hidden.view(np.uint32))
         self.dut.epsilon.value = int(EPSILON.view(np.uint32))
         words = [int.from_bytes(w.tobytes(), "little") for w in pack_router(record, CONFIG)]
