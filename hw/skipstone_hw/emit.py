@@ -58,7 +58,7 @@ def _convert(
 ) -> str:
     with _short_output():
         text = _amaranth_verilog(component, name, port_names, library)
-    return merge_registers(_CONSTANT_BLOCK.sub(r"always_comb\n\1", text))
+    return merge_registers(text)
 
 
 def _amaranth_verilog(
@@ -68,10 +68,11 @@ def _amaranth_verilog(
     ports = {}
     for label, (value, inward) in members.items():
         ports[label] = (value, _ir.PortDirection.Input if inward else _ir.PortDirection.Output)
-    return verilog.convert(
+    text = verilog.convert(
         component, name=name, platform=library, ports=ports, emit_src=False,
         strip_internal_attrs=True,
     )  # fmt: skip
+    return _CONSTANT_BLOCK.sub(r"always_comb\n\1", text)
 
 
 @contextlib.contextmanager
