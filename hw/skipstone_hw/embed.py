@@ -1,5 +1,7 @@
 """EMBED: token records in, embedding rows into the residual stream, RoPE rows into their buffer."""
 
+from typing import NamedTuple
+
 from amaranth.hdl import Cat, Module, Mux, Shape, Signal, signed, unsigned
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -53,6 +55,20 @@ class InputRecordLayout(data.StructLayout):
 
     def __init__(self):
         super().__init__({"token": 32, "flags": 32, "attention": 64, "mlp": 64, "reserved": 64})
+
+
+class _Shared(NamedTuple):
+    """What the requests of `Embed` and its rows tell each other, and the word they take apart.
+
+    A chunk is under way; its words are rows; the last row went by; which part of the word is
+    wanted, and that part.
+    """
+
+    active: Signal
+    rows: Signal
+    consumed: Signal
+    at: Signal
+    part: Signal
 
 
 class _PlacedLayout(data.StructLayout):
@@ -190,22 +206,15 @@ class Embed(wiring.Component):
         at = Signal(range(max(2, c.word_bytes // RECORD_BYTES)))
         part = Signal(8 * RECORD_BYTES)
         m.d.comb += part.eq(self.words.payload.word_select(at, len(part)))
-        self.build_rows(m, active, rows, consumed, at, part)
-        self.build_requests(m, look_up, active, rows, consumed, at, part)
+        shared = _Shared(active, rows, consumed, at, part)
+        self.build_rows(m, shared)
+        self.build_requests(m, look_up, shared)
         return m
 
-    def build_requests(
-        self,
-        m: Module,
-        look_up: memory.ReadPort,
-        active: Signal,
-        rows: Signal,
-        consumed: Signal,
-        at: Signal,
-        part: Signal,
-    ) -> None:
+    def build_requests(self, m: Module, look_up: memory.ReadPort, shared: _Shared) -> None:
         """Records first; then, token for token, the rows' addresses and reads."""
         c = self._config
+        active, rows, consumed, at, part = shared
         per_word = c.word_bytes // RECORD_BYTES
         out, tables = self.commands, self.tables
         index = Signal(range(c.max_chunk + 1))
@@ -292,17 +301,10 @@ class Embed(wiring.Component):
                 m.d.sync += [active.eq(0), rows.eq(0)]
                 m.next = "IDLE"
 
-    def build_rows(
-        self,
-        m: Module,
-        active: Signal,
-        rows: Signal,
-        consumed: Signal,
-        at: Signal,
-        part: Signal,
-    ) -> None:
+    def build_rows(self, m: Module, shared: _Shared) -> None:
         """Embedding words → pairs; RoPE words → the RoPE buffer."""
         c = self._config
+        active, rows, consumed, at, part = shared
         token = Signal(range(c.max_chunk + 1))
         pair = Signal(16)
         # Selecting from a word and converting from FP16 are a cycle each.

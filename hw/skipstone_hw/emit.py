@@ -109,7 +109,10 @@ def emit_verilog(config: CoreConfig, *, probe: bool = False) -> str:
 
 
 def emit_unshaped(config: CoreConfig, *, probe: bool = False) -> str:
-    """The same core as Amaranth alone writes it, to compare the speed of simulation with."""
+    """The same core nearly as Amaranth writes it, to compare the speed of simulation with.
+
+    Only blocks that would never run are mended.
+    """
     from .core import Core
 
     return _amaranth_verilog(Core(config=config, probe=probe), TOP, port_name, None)

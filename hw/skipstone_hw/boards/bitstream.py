@@ -81,8 +81,8 @@ _PLACE_AND_ROUTE = (
     "--json", "netlist.json", "--lpf", "pins.lpf", "--textcfg", "skipstone.config",
     "--report", "report.json", "--timing-allow-fail", "--placer", "static", "--router", "router2",
 )  # fmt: skip
-"""nextpnr's static placer leaves a third less wire of this design than the default one; its default
-router takes hours."""
+"""nextpnr's static placer leaves a third less wire of this design than the default one; with
+its default router a third of the arcs was done after eight minutes."""
 
 
 def flat_image(image: Image) -> bytes:
@@ -131,19 +131,20 @@ def netlist(verilog: str) -> Path:
 
 def _routed(mapped: Path, constraints: str) -> Path:
     """Folder with ``skipstone.bit``, ``report.json`` and the programs' logs."""
-    design = json.loads((mapped / "netlist.json").read_text())
-    add_keepouts(design, TOP)
-    text = json.dumps(design)
+    text = (mapped / "netlist.json").read_text()
     versions = [tool.version() for tool in (NEXTPNR, ECPPACK)]
 
     def build(folder: Path) -> None:
-        (folder / "netlist.json").write_text(text)
+        design = json.loads(text)
+        add_keepouts(design, TOP)
+        (folder / "netlist.json").write_text(json.dumps(design))
         (folder / "pins.lpf").write_text(constraints)
         NEXTPNR.run(_PLACE_AND_ROUTE, folder, "nextpnr.log")
         (folder / "netlist.json").unlink()
         ECPPACK.run(["--compress", "skipstone.config", "skipstone.bit"], folder, "ecppack.log")
 
-    return cached("routed", content_key(text, constraints, *_PLACE_AND_ROUTE, *versions), build)
+    key = content_key(text, *keepout_sites(), constraints, *_PLACE_AND_ROUTE, *versions)
+    return cached("routed", key, build)
 
 
 def _figures(netlist_folder: Path, routed: Path) -> dict[str, Any]:
