@@ -27,6 +27,7 @@ from .memory.axi import AxiLiteSignature, AxiSignature, forward
 from .memory.reader import Reader
 from .memory.writer import Writer
 from .packer import Packer
+from .parts import Parts
 from .program import Program
 from .reductions import Reductions
 from .regions import REGION_1, Boundary, crossing_signals, crossing_streams
@@ -234,13 +235,15 @@ class Core(wiring.Component):
                 (self._linear.words, weights & ~s.dropping, data),
                 (self._attend.words, keys_values, data),
             ]
-        other = words.payload.kind == ReadKind.OTHER
-        for target, taker, payload in (
-            (WordTarget.PROGRAM, self._program.words, data),
-            (WordTarget.EMBED, self._embed.words, data),
-            (WordTarget.ROUTER, self._reductions.load, words.payload),
+        m.submodules.parts = parts = Parts(config=self._config, takers=len(WordTarget))
+        m.d.comb += parts.turn.eq(s.target)
+        takers.append((parts.i, words.payload.kind == ReadKind.OTHER, data))
+        for target, taker in (
+            (WordTarget.PROGRAM, self._program.words),
+            (WordTarget.EMBED, self._embed.words),
+            (WordTarget.ROUTER, self._reductions.load),
         ):
-            takers.append((taker, other & (s.target == target), payload))
+            connect(m, parts.o[target.value], taker)
         for taker, mine, payload in takers:
             m.d.comb += [taker.valid.eq(words.valid & mine), taker.payload.eq(payload)]
             with m.If(mine):
@@ -448,11 +451,10 @@ class Core(wiring.Component):
     def _build_barriers(self, m):
         """Quiet: no unit has anything in work."""
         s = self._sequencer
-        record = self._reductions.load
         loading = Signal()  # a router record was asked for and is not yet in
         with m.If(s.router_load):
             m.d.sync += loading.eq(1)
-        with m.Elif(self._reset | (_moves(record) & record.payload.last)):
+        with m.Elif(self._reset | (_moves(self._reductions.load) & self._reader.words.payload.last)):
             m.d.sync += loading.eq(0)
         quiet = ~loading
         far = (self._linear, self._attend, self._activations)

@@ -1,14 +1,11 @@
 """EMBED: token records in, embedding rows into the residual stream, RoPE rows into their buffer."""
 
-from typing import NamedTuple
-
 from amaranth.hdl import Cat, Module, Mux, Shape, Signal, signed, unsigned
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, exact_log2
 
 from skipstone.spec.config import CoreConfig
-from skipstone.spec.records import RECORD_BYTES
 
 from .epilogue import RopeWriteSignature
 from .layouts import (
@@ -20,6 +17,7 @@ from .layouts import (
     token_shape,
 )
 from .memory.skid import Skid
+from .parts import PartsSignature, parts_per_word
 from .numeric.fp32 import ONE
 
 __all__ = ["Embed", "InputRecordLayout", "TablesLayout"]
@@ -55,20 +53,6 @@ class InputRecordLayout(data.StructLayout):
 
     def __init__(self):
         super().__init__({"token": 32, "flags": 32, "attention": 64, "mlp": 64, "reserved": 64})
-
-
-class _Shared(NamedTuple):
-    """What the requests of `Embed` and its rows tell each other, and the word they take apart.
-
-    A chunk is under way; its words are rows; the last row went by; which part of the word is
-    wanted, and that part.
-    """
-
-    active: Signal
-    rows: Signal
-    consumed: Signal
-    at: Signal
-    part: Signal
 
 
 class _PlacedLayout(data.StructLayout):
@@ -121,7 +105,7 @@ class Embed(wiring.Component):
     head_dim_log2 : In(3)
         5 to 7.
     commands : Out(stream.Signature(ReadCommandLayout()))
-    words : In(stream.Signature(word_bits))
+    words : In(PartsSignature(config))
         The words of these reads, in order.
     o : Out(stream.Signature(PairLayout(config)))
     rope_write : Out(RopeWriteSignature(config))
@@ -149,7 +133,7 @@ class Embed(wiring.Component):
     hidden_pairs: Signal
     head_dim_log2: Signal
     commands: stream.Interface
-    words: stream.Interface
+    words: wiring.PureInterface
     o: stream.Interface
     rope_write: wiring.PureInterface
     record: data.View
@@ -174,7 +158,7 @@ class Embed(wiring.Component):
                 "hidden_pairs": In(16),
                 "head_dim_log2": In(3),
                 "commands": Out(stream.Signature(ReadCommandLayout())),
-                "words": In(stream.Signature(c.word_bits)),
+                "words": In(PartsSignature(c)),
                 "o": Out(stream.Signature(PairLayout(c))),
                 "rope_write": Out(RopeWriteSignature(c)),
                 "record": Out(InputRecordLayout()),
@@ -201,21 +185,17 @@ class Embed(wiring.Component):
         ]
         rows = Signal()  # all records are in: words are rows from now on
         consumed = Signal()  # the last row went by
-        active = Signal()
-        # A word is taken apart in two steps, the first of which all that read it share.
-        at = Signal(range(max(2, c.word_bytes // RECORD_BYTES)))
-        part = Signal(8 * RECORD_BYTES)
-        m.d.comb += part.eq(self.words.payload.word_select(at, len(part)))
-        shared = _Shared(active, rows, consumed, at, part)
-        self.build_rows(m, shared)
-        self.build_requests(m, look_up, shared)
+        active = Signal()  # a chunk is under way
+        self.build_rows(m, active, rows, consumed)
+        self.build_requests(m, look_up, active, rows, consumed)
         return m
 
-    def build_requests(self, m: Module, look_up: memory.ReadPort, shared: _Shared) -> None:
+    def build_requests(
+        self, m: Module, look_up: memory.ReadPort, active: Signal, rows: Signal, consumed: Signal
+    ) -> None:
         """Records first; then, token for token, the rows' addresses and reads."""
         c = self._config
-        active, rows, consumed, at, part = shared
-        per_word = c.word_bytes // RECORD_BYTES
+        per_word = parts_per_word(c)
         out, tables = self.commands, self.tables
         index = Signal(range(c.max_chunk + 1))
         last = Signal()
@@ -248,8 +228,8 @@ class Embed(wiring.Component):
                     m.next = "RECEIVE"
             with m.State("RECEIVE"):
                 m.d.comb += [
-                    at.eq(place),
-                    self.record.eq(part),
+                    self.words.at.eq(place),
+                    self.record.eq(self.words.payload),
                     self.record_index.eq(index),
                     self.record_valid.eq(self.words.valid),
                 ]
@@ -301,10 +281,9 @@ class Embed(wiring.Component):
                 m.d.sync += [active.eq(0), rows.eq(0)]
                 m.next = "IDLE"
 
-    def build_rows(self, m: Module, shared: _Shared) -> None:
+    def build_rows(self, m: Module, active: Signal, rows: Signal, consumed: Signal) -> None:
         """Embedding words → pairs; RoPE words → the RoPE buffer."""
         c = self._config
-        active, rows, consumed, at, part = shared
         token = Signal(range(c.max_chunk + 1))
         pair = Signal(16)
         # Selecting from a word and converting from FP16 are a cycle each.
@@ -316,8 +295,10 @@ class Embed(wiring.Component):
         pair_place = Signal(range(pairs_per_word))
         m.d.comb += [
             pair_place.eq(pair),
-            at.eq(pair_place >> 3),
-            selected.i.payload.values.as_value().eq(part.word_select(pair_place[:3], 32)),
+            self.words.at.eq(pair_place >> 3),
+            selected.i.payload.values.as_value().eq(
+                self.words.payload.word_select(pair_place[:3], 32)
+            ),
             selected.i.payload.token.eq(token),
             selected.i.payload.index.eq(pair),
             selected.o.ready.eq(converted.i.ready),
@@ -351,7 +332,7 @@ class Embed(wiring.Component):
         m.d.comb += [
             half_log2.eq(self.head_dim_log2 - 1),
             angle_place.eq(pair),
-            angle.eq(part.word_select(angle_place[:2], 64)),
+            angle.eq(self.words.payload.word_select(angle_place[:2], 64)),
             self.rope_write.token.eq(token),
             self.rope_write.index.eq(pair),
             self.rope_write.cos.eq(angle[0]),
@@ -377,7 +358,7 @@ class Embed(wiring.Component):
                     m.d.sync += token.eq(0)
             with m.State("ANGLES"):
                 m.d.comb += [
-                    at.eq(angle_place >> 2),
+                    self.words.at.eq(angle_place >> 2),
                     final.eq(pair == last_angle),
                     self.rope_write.en.eq(self.words.valid),
                 ]

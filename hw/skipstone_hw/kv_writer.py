@@ -8,7 +8,14 @@ from amaranth.utils import exact_log2
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.layout import KV_BLOCK_TOKENS
 
-from .layouts import ADDRESS_BITS, MantissaPairLayout, PairKind, WriteLayout, token_shape
+from .layouts import (
+    ADDRESS_BITS,
+    MantissaPairLayout,
+    PairKind,
+    WriteLayout,
+    piece_bytes,
+    token_shape,
+)
 from .memory.skid import Skid
 
 __all__ = ["KvWriter"]
@@ -86,6 +93,7 @@ class KvWriter(wiring.Component):
         m = Module()
         c = self._config
         word_bytes_log2 = exact_log2(c.word_bytes)
+        piece_log2 = exact_log2(piece_bytes(c))
 
         # The head that comes in: its newest bytes are the highest.
         head_bytes = 1 << c.head_dim_log2[-1]
@@ -118,8 +126,9 @@ class KvWriter(wiring.Component):
         at, block = self.rank[:_BLOCK_LOG2], self.rank[_BLOCK_LOG2:]
 
         # What depends on the head size: places and shifts, one alternative each.
-        words = Signal(c.word_bits)
-        strobe = Signal(c.word_bytes)
+        copies = Signal(8 << piece_log2)
+        strobe = Signal(1 << piece_log2)
+        first_byte = Signal(word_bytes_log2)
         places_log2 = Signal(range(word_bytes_log2 + 1))
         exponent_row = Signal(range(KV_BLOCK_TOKENS))
         slot = Signal(c.head_dim_log2[-1] - 1)
@@ -129,9 +138,10 @@ class KvWriter(wiring.Component):
                 with m.Case(log2):
                     repeats = c.word_bytes >> log2
                     m.d.comb += [
-                        words.eq(gathered[-(8 << log2) :].replicate(repeats)),
+                        copies.eq(gathered[-(8 << log2) :].replicate(1 << (piece_log2 - log2))),
                         place.eq(head & (repeats - 1)),
-                        strobe.eq(((1 << (1 << log2)) - 1) << (place << log2)[:word_bytes_log2]),
+                        first_byte.eq(place << log2),
+                        strobe.eq(((1 << (1 << log2)) - 1) << first_byte[:piece_log2]),
                         places_log2.eq(word_bytes_log2 - log2),
                         exponent_row.eq(at >> (log2 - 1)),
                         slot.eq(self.rank & ((1 << (log2 - 1)) - 1)),
@@ -163,13 +173,15 @@ class KvWriter(wiring.Component):
                 m.d.sync += [
                     exponent_waits.eq(0),
                     self.o.p.address.eq(exponent_write.address),
-                    self.o.p.data.eq(exponent_write.byte.replicate(c.word_bytes)),
-                    self.o.p.strobe.eq(1 << exponent_write.at),
+                    self.o.p.piece.eq(exponent_write.at >> piece_log2),
+                    self.o.p.data.eq(exponent_write.byte.replicate(1 << piece_log2)),
+                    self.o.p.strobe.eq(1 << exponent_write.at[:piece_log2]),
                 ]
             with m.Else():
                 m.d.sync += [
                     self.o.p.address.eq(group + Cat(at, is_value)),
-                    self.o.p.data.eq(words),
+                    self.o.p.piece.eq(first_byte >> piece_log2),
+                    self.o.p.data.eq(copies),
                     self.o.p.strobe.eq(strobe),
                 ]
         with m.If(moving):

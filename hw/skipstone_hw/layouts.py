@@ -7,9 +7,9 @@ on ready.
 from amaranth.hdl import Shape, signed, unsigned
 from amaranth.lib import data, enum, wiring
 from amaranth.lib.wiring import Out
-from amaranth.utils import bits_for
+from amaranth.utils import bits_for, exact_log2
 
-from skipstone.spec.config import CoreConfig
+from skipstone.spec.config import HEAD_DIM_LOG2, CoreConfig
 from skipstone.spec.formats import ACTIVATION_BITS
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "ReadKind",
     "WordLayout",
     "WriteLayout",
+    "piece_bytes",
     "token_shape",
 ]
 
@@ -66,12 +67,23 @@ class WordLayout(data.StructLayout):
         super().__init__({"data": config.word_bits, "kind": ReadKind, "last": 1})
 
 
+def piece_bytes(config: CoreConfig) -> int:
+    """Bytes that are written at a time: a word, or the largest head, and at least a port's beat."""
+    return min(config.word_bytes, 1 << HEAD_DIM_LOG2[-1])
+
+
 class WriteLayout(data.StructLayout):
-    """Write the bytes of one memory word that `strobe` selects."""
+    """Write the bytes that `strobe` selects of a piece of the memory word at `address`."""
 
     def __init__(self, config: CoreConfig):
+        size = piece_bytes(config)
         super().__init__(
-            {"address": ADDRESS_BITS, "data": config.word_bits, "strobe": config.word_bytes}
+            {
+                "address": ADDRESS_BITS,
+                "piece": unsigned(exact_log2(config.word_bytes // size)),
+                "data": 8 * size,
+                "strobe": size,
+            }
         )
 
 

@@ -7,7 +7,14 @@ from amaranth.utils import exact_log2
 
 from skipstone.spec.config import CoreConfig
 
-from .layouts import ADDRESS_BITS, INDEX_BITS, FloatPairLayout, WriteLayout, token_shape
+from .layouts import (
+    ADDRESS_BITS,
+    INDEX_BITS,
+    FloatPairLayout,
+    WriteLayout,
+    piece_bytes,
+    token_shape,
+)
 from .numeric.fp32 import fp_greater
 from .numeric.pipeline import delay
 
@@ -27,7 +34,7 @@ class LogitsWriter(wiring.Component):
     Takes the pairs of several tokens, interleaved in blocks of `columns` logits, one pair per
     cycle. The first of a token's largest logits below `vocabulary` is its argmax; it starts anew
     with pair 0, and can be read when `idle`. If asked to, writes each block, or as much of it as
-    fits a word, in one piece; while that cannot leave, the next is taken up to its last pair.
+    can be written at a time; while that cannot leave, the next is taken up to its last pair.
 
     Tested with all numbers of tokens, equal, negative and zero logits, stalls on both sides and
     full rate.
@@ -83,14 +90,13 @@ class LogitsWriter(wiring.Component):
                 "idle": Out(1),
             }
         )
-        # What is written at a time: a block, or a word if a block is more.
-        self._word_pairs_log2 = exact_log2(config.word_bytes // 8)
-        self._piece_pairs_log2 = min(exact_log2(config.columns // 2), self._word_pairs_log2)
+        # What is gathered and written at a time: a block, or a piece of a word if a block is more.
+        self._gathered_log2 = exact_log2(min(4 * config.columns, piece_bytes(config)) // 8)
 
     def elaborate(self, platform):
         m = Module()
         pair = self.i.p
-        position = pair.index[: self._piece_pairs_log2]
+        position = pair.index[: self._gathered_log2]
         first, last = ~position.any(), position.all()
         taken = Signal()
         m.d.comb += taken.eq(self.i.valid & self.i.ready)
@@ -115,7 +121,7 @@ class LogitsWriter(wiring.Component):
         first_1 = delay(m, first, 1, name="better_first")
         last_1 = delay(m, last, 1, name="better_last")
         token_1 = delay(m, pair.token, 1, name="better_token")
-        restart_1 = delay(m, (pair.index >> self._piece_pairs_log2) == 0, 1, name="better_restart")
+        restart_1 = delay(m, (pair.index >> self._gathered_log2) == 0, 1, name="better_restart")
 
         # Stage 2: the best of the piece.
         best = Signal(_BestLayout(), reset_less=True)
@@ -145,12 +151,15 @@ class LogitsWriter(wiring.Component):
     def build_writes(self, m: Module, pair: data.View, taken, last):
         """Gather pieces and send them; returns whether one is under way."""
         c = self._config
-        pairs = 1 << self._piece_pairs_log2
-        pieces_log2 = self._word_pairs_log2 - self._piece_pairs_log2
+        pairs = 1 << self._gathered_log2
+        piece_log2 = exact_log2(piece_bytes(c) // 8)
+        word_log2 = exact_log2(c.word_bytes // 8)
+        places = 1 << (piece_log2 - self._gathered_log2)
         older = Signal(64 * (pairs - 1), reset_less=True)
-        piece = Signal(64 * pairs, reset_less=True)
+        gathered = Signal(64 * pairs, reset_less=True)
+        place = Signal(range(places), reset_less=True)
         where = Signal(ADDRESS_BITS, reset_less=True)
-        place = Signal(pieces_log2, reset_less=True)
+        piece = Signal.like(self.o.p.piece, reset_less=True)
         sending = Signal()
 
         full = Cat(older, pair.value.as_value())
@@ -163,21 +172,21 @@ class LogitsWriter(wiring.Component):
                 row = Mux(self.all_rows, pair.token * self.row_words, 0)
                 m.d.sync += [
                     sending.eq(1),
-                    piece.eq(full),
-                    where.eq(self.base + row + (pair.index >> self._word_pairs_log2)),
-                    place.eq(pair.index[self._piece_pairs_log2 : self._word_pairs_log2]),
+                    gathered.eq(full),
+                    where.eq(self.base + row + (pair.index >> word_log2)),
+                    piece.eq(pair.index >> piece_log2),
+                    place.eq(pair.index >> self._gathered_log2),
                 ]
-        strobe = (1 << 8 * pairs) - 1
         m.d.comb += [
             self.o.valid.eq(sending),
             self.o.p.address.eq(where),
-            self.o.p.data.eq(piece.replicate(1 << pieces_log2)),
+            self.o.p.piece.eq(piece),
+            self.o.p.data.eq(gathered.replicate(places)),
         ]
-        with m.Switch(place):
-            for n in range(1 << pieces_log2):
-                with m.Case(n) if pieces_log2 else m.Default():
-                    m.d.comb += self.o.p.strobe.eq(strobe << 8 * pairs * n)
-        assert 8 * pairs << pieces_log2 == c.word_bytes
+        strobe = self.o.p.strobe
+        for n in range(places):
+            with m.If(place == n):
+                m.d.comb += strobe.word_select(n, 8 * pairs).eq(-1)
         return sending
 
 

@@ -9,10 +9,10 @@ from skipstone.spec.config import CoreConfig
 from skipstone.spec.isa import INSTRUCTION_BYTES, Epilogue, Flag, Opcode, Select
 
 from .layouts import ADDRESS_BITS, ReadCommandLayout, ReadKind
+from .parts import PART_BITS, PartsSignature, parts_per_word
 
 __all__ = ["InstructionLayout", "Program", "flag"]
 
-_BITS = 8 * INSTRUCTION_BYTES
 _CRC_BITS = 32
 
 
@@ -44,7 +44,7 @@ class InstructionLayout(data.StructLayout):
 class Program(wiring.Component):
     """Instruction memory with CRC check.
 
-    `load` reads the program from memory, a word per cycle. `fetch` presents instruction `pc`
+    `load` reads the program from memory, an instruction per cycle. `fetch` presents instruction `pc`
     `FETCH_CYCLES` later, with `crc_ok` and `well_formed` telling whether to believe it.
 
     Tested with programs of every kind of instruction, loaded at full rate and stalled; with any bit
@@ -67,7 +67,7 @@ class Program(wiring.Component):
         Below `length`, not checked here.
     commands : Out(stream.Signature(ReadCommandLayout()))
         One read per `load`.
-    words : In(stream.Signature(word_bits))
+    words : In(PartsSignature(config))
         Its words.
     instruction : Out(InstructionLayout())
     loaded : Out(1)
@@ -88,7 +88,7 @@ class Program(wiring.Component):
     length: Signal
     pc: Signal
     commands: stream.Interface
-    words: stream.Interface
+    words: wiring.PureInterface
     instruction: data.View
     loaded: Signal
     ready: Signal
@@ -105,7 +105,7 @@ class Program(wiring.Component):
                 "length": In(32),
                 "pc": In(range(c.max_program + 1)),
                 "commands": Out(stream.Signature(ReadCommandLayout())),
-                "words": In(stream.Signature(c.word_bits)),
+                "words": In(PartsSignature(c)),
                 "instruction": Out(InstructionLayout()),
                 "loaded": Out(1),
                 "ready": Out(1),
@@ -117,26 +117,29 @@ class Program(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         c = self._config
-        per_word = c.word_bits // _BITS
-        m.submodules.buffer = buffer = memory.Memory(
-            shape=c.word_bits, depth=-(-c.max_program // per_word), init=[]
-        )
-        self.build_load(m, buffer.write_port(), per_word)
-        self.build_fetch(m, buffer.read_port(), per_word)
+        assert INSTRUCTION_BYTES * 8 == PART_BITS
+        m.submodules.buffer = buffer = memory.Memory(shape=PART_BITS, depth=c.max_program, init=[])
+        self.build_load(m, buffer.write_port())
+        self.build_fetch(m, buffer.read_port())
         return m
 
-    def build_load(self, m: Module, write: memory.WritePort, per_word: int) -> None:
+    def build_load(self, m: Module, write: memory.WritePort) -> None:
         """Program words into the buffer."""
         cursor = Signal(range(self._config.max_program + 1))
-        words = Signal.like(self.commands.payload.words)
+        per_word = parts_per_word(self._config)
+        receiving, last = Signal(), Signal()
         m.d.comb += [
-            words.eq((self.length + (per_word - 1)) >> exact_log2(per_word)),
+            last.eq(cursor + 1 == self.length),
             self.commands.payload.address.eq(self.address),
-            self.commands.payload.words.eq(words),
+            self.commands.payload.words.eq(
+                (self.length + (per_word - 1)) >> exact_log2(per_word)
+            ),
             self.commands.payload.kind.eq(ReadKind.OTHER),
+            self.words.at.eq(cursor),
+            self.words.ready.eq(receiving & (last | (self.words.at == per_word - 1))),
             write.addr.eq(cursor),
             write.data.eq(self.words.payload),
-            write.en.eq(self.words.valid & self.words.ready),
+            write.en.eq(receiving & self.words.valid),
         ]
         with m.FSM(name="load"):
             with m.State("IDLE"):
@@ -149,21 +152,19 @@ class Program(wiring.Component):
                 with m.If(self.commands.ready):
                     m.next = "RECEIVE"
             with m.State("RECEIVE"):
-                m.d.comb += self.words.ready.eq(1)
+                m.d.comb += receiving.eq(1)
                 with m.If(self.words.valid):
                     m.d.sync += cursor.eq(cursor + 1)
-                    with m.If(cursor + 1 == words):
+                    with m.If(last):
                         m.d.sync += self.loaded.eq(1)
                         m.next = "IDLE"
 
-    def build_fetch(self, m: Module, read: memory.ReadPort, per_word: int) -> None:
+    def build_fetch(self, m: Module, read: memory.ReadPort) -> None:
         """An instruction out of the buffer, and past the check."""
         i = self.instruction
         digest = Signal(_CRC_BITS)
-        place = Signal(range(max(2, per_word)))
         m.d.comb += [
-            read.addr.eq(self.pc >> exact_log2(per_word)),
-            place.eq(self.pc & (per_word - 1)),
+            read.addr.eq(self.pc),
             self.well_formed.eq(
                 (i.opcode <= max(Opcode))
                 & (i.epilogue <= max(Epilogue))
@@ -175,7 +176,7 @@ class Program(wiring.Component):
                 m.d.sync += self.ready.eq(0)
                 m.next = "READ"
             with m.State("READ"):
-                m.d.sync += i.eq(read.data.word_select(place, _BITS))
+                m.d.sync += i.eq(read.data)
                 m.next = "DIGEST"
             with m.State("DIGEST"):
                 m.d.sync += digest.eq(_crc(i.as_value()[:-_CRC_BITS]))

@@ -18,10 +18,11 @@ from skipstone.spec.formats import (
     SQUARE_GUARD_BITS,
 )
 
-from .layouts import ACCUMULATOR_BITS, MantissaPairLayout, PairKind, WordLayout, token_shape
+from .layouts import ACCUMULATOR_BITS, MantissaPairLayout, PairKind, token_shape
 from .numeric.fp32 import FpAdd, FpMultiply, IntToFp
 from .numeric.pipeline import delay
 from .numeric.tables import Rsqrt
+from .parts import PartsSignature
 from .router_buffer import RouterBuffer
 
 __all__ = ["Reductions"]
@@ -52,7 +53,7 @@ class Reductions(wiring.Component):
     -------
     i : In(stream.Signature(MantissaPairLayout(config)))
         Always ready.
-    load : In(stream.Signature(WordLayout(config)))
+    load : In(PartsSignature(config))
         Router records, see `RouterBuffer`.
     hidden_groups : In(range(max_hidden / group + 1))
         Groups of the hidden dimension, at least 1.
@@ -72,7 +73,7 @@ class Reductions(wiring.Component):
     """
 
     i: stream.Interface
-    load: stream.Interface
+    load: wiring.PureInterface
     hidden_groups: Signal
     inv_hidden: Signal
     epsilon: Signal
@@ -98,7 +99,7 @@ class Reductions(wiring.Component):
         super().__init__(
             {
                 "i": In(stream.Signature(MantissaPairLayout(config))),
-                "load": In(stream.Signature(WordLayout(config))),
+                "load": In(PartsSignature(config)),
                 "hidden_groups": In(range(groups + 1)),
                 "inv_hidden": In(32),
                 "epsilon": In(32),
@@ -138,10 +139,10 @@ class Reductions(wiring.Component):
         complete, token, busy = self._reduce(m, router, groups, largest)
 
         pending, waiting = Signal(c.max_chunk), Signal()  # is any?
-        next_pending, began = Signal.like(pending), Signal()
-        done, chosen, working = self._finalise(m, router, groups, largest, pending, waiting, began)
+        next_pending, clear = Signal.like(pending), Signal()
+        done, chosen, working = self._finalise(m, router, groups, largest, pending, waiting, clear)
         m.d.comb += next_pending.eq(
-            Mux(began, pending & (pending - 1), pending) | (complete << token)
+            Mux(clear, pending & (pending - 1), pending) | (complete << token)
         )
         m.d.sync += [pending.eq(next_pending), waiting.eq(next_pending.any())]
         with m.If(done):
@@ -213,7 +214,7 @@ class Reductions(wiring.Component):
         ]
         return done & (group == self.hidden_groups - 1), pair.token, Cat(valids[1:]).any()
 
-    def _finalise(self, m, router, groups, largest, pending, waiting, began):
+    def _finalise(self, m, router, groups, largest, pending, waiting, clear):
         """Work off `pending`, lowest token first; returns (token done, which, working)."""
         c = self._config
         token = Signal(token_shape(c))
@@ -224,14 +225,14 @@ class Reductions(wiring.Component):
 
         group = Signal(range(c.max_hidden // c.group))
         step = Signal(range(self._NORM_STEP + 1))
-        issue, clear, done = Signal(), Signal(), Signal()
+        issue, done = Signal(), Signal()
         in_flight = Signal(self._ALIGN_CYCLES - 1)
         m.d.sync += in_flight.eq(Cat(issue, in_flight))
         with m.FSM() as fsm:
             with m.State("IDLE"):
                 m.d.sync += [token.eq(chosen), group.eq(0), step.eq(0)]
                 with m.If(waiting):
-                    m.d.comb += [clear.eq(1), began.eq(1)]
+                    m.d.comb += clear.eq(1)
                     m.next = "ALIGN"
             with m.State("ALIGN"):
                 m.d.comb += issue.eq(1)

@@ -8,7 +8,7 @@ from amaranth.utils import bits_for, exact_log2
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.records import RECORD_BYTES
 
-from .layouts import ADDRESS_BITS, WriteLayout, token_shape
+from .layouts import ADDRESS_BITS, WriteLayout, piece_bytes, token_shape
 
 __all__ = ["OutputRecordLayout", "Report"]
 
@@ -95,6 +95,7 @@ class Report(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         c = self._config
+        per_piece = piece_bytes(c) // RECORD_BYTES
         per_word = c.word_bytes // RECORD_BYTES
         index = Signal(range(c.max_chunk + 1))
         last = Signal()
@@ -106,15 +107,16 @@ class Report(wiring.Component):
             position.eq(self.position + index),
         ]
 
-        place = Signal(range(max(2, per_word)))
-        m.d.comb += place.eq(position & (per_word - 1))
+        place = Signal(range(per_piece))
+        m.d.comb += place.eq(position)
         strobe = self.o.payload.strobe
-        for n in range(per_word):
+        for n in range(per_piece):
             with m.If(place == n):
                 m.d.comb += strobe.word_select(n, RECORD_BYTES).eq(-1)
         m.d.comb += [
             self.o.payload.address.eq(self.base + (position >> exact_log2(per_word))),
-            self.o.payload.data.eq(record.as_value().replicate(per_word)),
+            self.o.payload.piece.eq(position >> exact_log2(per_piece)),
+            self.o.payload.data.eq(record.as_value().replicate(per_piece)),
         ]
 
         with m.FSM() as fsm:

@@ -1,20 +1,19 @@
 """The router buffer: both router vectors of one layer, read in step with the residual stream."""
 
 from amaranth.hdl import Cat, Module, Signal, signed, unsigned
-from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.formats import ROUTER_BITS
 
-from .layouts import INDEX_BITS, WordLayout
+from .layouts import INDEX_BITS
 from .numeric.pipeline import delay
+from .parts import PART_BITS, PartsSignature, part_shape, parts_per_word
 
 __all__ = ["RouterBuffer"]
 
-_CHUNK_BITS = 256
-"""Both memories are written in parts of a word: every word holds a whole number of them."""
 _PAIR_BITS = 4 * ROUTER_BITS
 _EXPONENTS_BITS = 16
 
@@ -24,7 +23,7 @@ class RouterBuffer(wiring.Component):
 
     A record (`skipstone.spec.layout.pack_router`) is recognised by counting: the first word after
     a whole record, or after reset, is the header of the next. A word takes one cycle for each
-    32 bytes that are of use. Reading answers in `READ_CYCLES` and never stalls.
+    part that is of use. Reading answers in `READ_CYCLES` and never stalls.
 
     Parameters
     ----------
@@ -32,7 +31,7 @@ class RouterBuffer(wiring.Component):
 
     Members
     -------
-    load : In(stream.Signature(WordLayout(config)))
+    load : In(PartsSignature(config))
     hidden_groups : In(range(max_hidden / group + 1))
         Groups of the hidden dimension, at least 1; must not change while a record is loaded, nor in
         the cycle before.
@@ -56,7 +55,7 @@ class RouterBuffer(wiring.Component):
 
     READ_CYCLES = 2
 
-    load: stream.Interface
+    load: wiring.PureInterface
     hidden_groups: Signal
     begin: Signal
     busy: Signal
@@ -72,7 +71,7 @@ class RouterBuffer(wiring.Component):
         groups = config.max_hidden // config.group
         super().__init__(
             {
-                "load": In(stream.Signature(WordLayout(config))),
+                "load": In(PartsSignature(config)),
                 "hidden_groups": In(range(groups + 1)),
                 "begin": Out(1),
                 "busy": Out(1),
@@ -88,10 +87,10 @@ class RouterBuffer(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         c = self._config
-        exponents_per_chunk = _CHUNK_BITS // _EXPONENTS_BITS
-        mantissa_chunks = c.max_hidden * 2 * ROUTER_BITS // _CHUNK_BITS
+        exponents_per_chunk = PART_BITS // _EXPONENTS_BITS
+        mantissa_chunks = c.max_hidden * 2 * ROUTER_BITS // PART_BITS
         exponent_chunks = -(-(c.max_hidden // c.group) // exponents_per_chunk)
-        shape = unsigned(_CHUNK_BITS)
+        shape = unsigned(PART_BITS)
         m.submodules.mantissas = mantissas = memory.Memory(
             shape=shape, depth=mantissa_chunks, init=[]
         )
@@ -106,18 +105,15 @@ class RouterBuffer(wiring.Component):
 
     def _load(self, m, exponents_port, mantissas_port, exponents_per_chunk: int) -> None:
         c = self._config
-        chunks_per_word = c.word_bits // _CHUNK_BITS
-        word = self.load.p.data
-        place = Signal(range(chunks_per_word))
-        chunk = Signal(range(c.max_hidden * 2 * ROUTER_BITS // _CHUNK_BITS + 1))
+        place = Signal(part_shape(c))
+        chunk = Signal(range(c.max_hidden * 2 * ROUTER_BITS // PART_BITS + 1))
         last_exponents, last_mantissas = Signal.like(chunk), Signal.like(chunk)
-        chunk_data = word.word_select(place, _CHUNK_BITS)
         section_end, word_end = Signal(), Signal()
         exponents = (self.hidden_groups + exponents_per_chunk - 1) // exponents_per_chunk
-        mantissas = self.hidden_groups * (c.group * 2 * ROUTER_BITS // _CHUNK_BITS)
+        mantissas = self.hidden_groups * (c.group * 2 * ROUTER_BITS // PART_BITS)
         m.d.sync += [last_exponents.eq(exponents - 1), last_mantissas.eq(mantissas - 1)]
         last = Signal.like(chunk)  # of the section at hand
-        m.d.comb += word_end.eq(section_end | (place == chunks_per_word - 1))
+        m.d.comb += [self.load.at.eq(place), word_end.eq(section_end | (place == parts_per_word(c) - 1))]
 
         write_exponents, write_mantissas = Signal(), Signal()
         with m.FSM() as fsm:
@@ -125,7 +121,9 @@ class RouterBuffer(wiring.Component):
                 m.d.comb += self.load.ready.eq(1)
                 with m.If(self.load.valid):
                     m.d.comb += self.begin.eq(1)
-                    m.d.sync += Cat(self.bias.as_value(), self.largest.as_value()).eq(word)
+                    m.d.sync += Cat(self.bias.as_value(), self.largest.as_value()).eq(
+                        self.load.payload
+                    )
                     m.d.sync += last.eq(last_exponents)
                     m.next = "EXPONENTS"
             with m.State("EXPONENTS"):
@@ -164,12 +162,12 @@ class RouterBuffer(wiring.Component):
             m.d.comb += [
                 port.en.eq(delay(m, en, 1, name="write_en", reset=True)),
                 port.addr.eq(delay(m, chunk, 1, name="write_address")),
-                port.data.eq(delay(m, chunk_data, 1, name="write_data")),
+                port.data.eq(delay(m, self.load.payload, 1, name="write_data")),
             ]
 
     @staticmethod
     def _read(m, port, index, bits: int, result, name: str) -> None:
-        low = exact_log2(_CHUNK_BITS // bits)
+        low = exact_log2(PART_BITS // bits)
         m.d.comb += port.addr.eq(index >> low)
         place = delay(m, index[:low], 1, name=f"{name}_place")
         m.d.sync += result.as_value().eq(port.data.word_select(place, bits))

@@ -10,6 +10,7 @@ from cocotb.triggers import RisingEdge
 from cocotbext.axi import AxiReadBus, AxiSlaveRead, AxiSlaveWrite, AxiWriteBus
 
 from skipstone.spec.config import CoreConfig
+from skipstone_hw.layouts import piece_bytes
 from skipstone_sim.bench_tools import cycles
 
 PAGE = 4096
@@ -59,11 +60,12 @@ class StripedMemory:
         at = PAGE + address * n
         return int.from_bytes(b"".join(s.contents[at : at + n] for s in self.stripes), "little")
 
-    def write(self, address: int, data: int, strobe: int) -> None:
-        """Write the strobed bytes of a word."""
-        for byte in range(self.config.word_bytes):
+    def write(self, address: int, piece: int, data: int, strobe: int) -> None:
+        """Write the strobed bytes of a piece of a word."""
+        size = piece_bytes(self.config)
+        for byte in range(size):
             if strobe >> byte & 1:
-                port, lane = divmod(byte, self.config.port_bytes)
+                port, lane = divmod(piece * size + byte, self.config.port_bytes)
                 at = PAGE + address * self.config.port_bytes + lane
                 self.stripes[port].contents[at] = data >> 8 * byte & 0xFF
 

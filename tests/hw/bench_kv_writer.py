@@ -11,7 +11,7 @@ from cocotb.triggers import FallingEdge
 
 from skipstone.spec.layout import KvLayout
 from skipstone_hw.kv_writer import KvWriter
-from skipstone_hw.layouts import MantissaPairLayout, PairKind, WriteLayout
+from skipstone_hw.layouts import MantissaPairLayout, PairKind, WriteLayout, piece_bytes
 from skipstone_sim.bench_tools import (
     StreamDriver,
     StreamMonitor,
@@ -23,6 +23,7 @@ from skipstone_sim.bench_tools import (
 )
 
 CONFIG = bench_config()
+PIECE_BYTES = piece_bytes(CONFIG)
 HEAD_DIMS = [1 << log2 for log2 in CONFIG.head_dim_log2]
 GUARD = 0xA5
 Pair = dict[str, Any]
@@ -57,9 +58,10 @@ class Store:
         self.expected = self.actual.copy()
 
     def apply(self, write: dict[str, int]) -> None:
-        data = np.frombuffer(write["data"].to_bytes(self.kv.word_bytes, "little"), np.uint8)
-        enabled = [bool(write["strobe"] >> n & 1) for n in range(self.kv.word_bytes)]
-        self.actual[write["address"], enabled] = data[enabled]
+        word = self.actual[write["address"]].reshape(-1, PIECE_BYTES)
+        data = np.frombuffer(write["data"].to_bytes(PIECE_BYTES, "little"), np.uint8)
+        enabled = [bool(write["strobe"] >> n & 1) for n in range(PIECE_BYTES)]
+        word[write["piece"], enabled] = data[enabled]
 
     def expect(self, rank: int, head: int, is_value: bool, data, exponent: int) -> None:
         kv, per = self.kv, self.kv.heads_per_word

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from skipstone.spec import fp32
 from skipstone.spec.layout import logits_row_words
-from skipstone_hw.layouts import FloatPairLayout, PairKind, WriteLayout
+from skipstone_hw.layouts import FloatPairLayout, PairKind, WriteLayout, piece_bytes
 from skipstone_sim.bench_tools import (
     StreamDriver,
     StreamMonitor,
@@ -22,6 +22,7 @@ from skipstone_sim.bench_tools import (
 )
 
 CONFIG = bench_config()
+PIECE_BYTES = piece_bytes(CONFIG)
 COLUMNS = CONFIG.columns
 BASE = 1000
 GUARD = 0xA5
@@ -94,14 +95,15 @@ async def run(dut: Any, driver: StreamDriver, monitor: StreamMonitor, job: Job, 
             break
         await cycle(dut)
     assert int(dut.idle.value)
-    piece = min(4 * COLUMNS, CONFIG.word_bytes)
-    count = len(job.pairs) * 8 // piece if write else 0
-    found = np.full((CONFIG.max_chunk * stride, CONFIG.word_bytes), GUARD, np.uint8)
+    size = min(4 * COLUMNS, PIECE_BYTES)
+    count = len(job.pairs) * 8 // size if write else 0
+    pieces = CONFIG.word_bytes // PIECE_BYTES
+    found = np.full((CONFIG.max_chunk * stride, pieces, PIECE_BYTES), GUARD, np.uint8)
     for item in await monitor.take(count):
-        strobe = [item["strobe"] >> i & 1 == 1 for i in range(CONFIG.word_bytes)]
-        data = np.frombuffer(item["data"].to_bytes(CONFIG.word_bytes, "little"), np.uint8)
-        assert sum(strobe) == piece
-        found[item["address"] - BASE, strobe] = data[strobe]
+        strobe = [item["strobe"] >> i & 1 == 1 for i in range(PIECE_BYTES)]
+        data = np.frombuffer(item["data"].to_bytes(PIECE_BYTES, "little"), np.uint8)
+        assert sum(strobe) == size
+        found[item["address"] - BASE, item["piece"], strobe] = data[strobe]
     np.testing.assert_array_equal(found.reshape(CONFIG.max_chunk, -1), job.memory(write, all_rows))
     for token, y in job.logits.items():
         dut.token.value = token

@@ -10,7 +10,7 @@ from cocotb.triggers import RisingEdge
 from numpy.typing import NDArray
 
 from skipstone.spec.layout import RouterRecord, pack_router
-from skipstone_hw.layouts import MantissaPairLayout, PairKind, ReadKind, WordLayout
+from skipstone_hw.layouts import MantissaPairLayout, PairKind
 from skipstone_hw.reductions import Reductions
 from skipstone_sim.arithmetic import Vectors, reduce_residual
 from skipstone_sim.bench_tools import (
@@ -78,7 +78,7 @@ class Bench:
         self.dut = dut
         stalls = [random_stall(stall, seed=n) if stall else None for n in range(2)]
         self.pairs = StreamDriver(dut, "i", shape=MantissaPairLayout(CONFIG), stall=stalls[0])
-        self.words = StreamDriver(dut, "load", shape=WordLayout(CONFIG), stall=stalls[1])
+        self.words = StreamDriver(dut, "load", stall=stalls[1])
         self.inv_hidden = np.float32(0)
 
     async def load(self, record: RouterRecord) -> None:
@@ -89,10 +89,7 @@ class Bench:
         self.dut.inv_hidden.value = int(self.inv_hidden.view(np.uint32))
         self.dut.epsilon.value = int(EPSILON.view(np.uint32))
         words = [int.from_bytes(w.tobytes(), "little") for w in pack_router(record, CONFIG)]
-        await self.words.send(
-            {"data": w, "kind": ReadKind.OTHER, "last": n == len(words) - 1}
-            for n, w in enumerate(words)
-        )
+        await self.words.send(words)
         await self.idle()
         assert self.dut.written.value == 0
 

@@ -10,10 +10,11 @@ import numpy as np
 from cocotb.triggers import RisingEdge
 
 from skipstone.spec.records import OUTPUT_RECORD, RECORD_BYTES
-from skipstone_hw.layouts import WriteLayout
+from skipstone_hw.layouts import WriteLayout, piece_bytes
 from skipstone_sim.bench_tools import StreamMonitor, begin, bench_config, cycle, random_stall
 
 CONFIG = bench_config()
+PIECE_BYTES = piece_bytes(CONFIG)
 FIELDS = ("token_id", "argmax", "attention_map", "mlp_map")
 GUARD = 0xC3
 
@@ -54,10 +55,10 @@ class TestBench:
         memory: dict[int, bytearray] = {}
         for write in await self.writes.take(count):
             word = memory.setdefault(write["address"], bytearray([GUARD] * CONFIG.word_bytes))
-            data = write["data"].to_bytes(CONFIG.word_bytes, "little")
-            for n in range(CONFIG.word_bytes):
+            data = write["data"].to_bytes(PIECE_BYTES, "little")
+            for n in range(PIECE_BYTES):
                 if write["strobe"] >> n & 1:
-                    word[n] = data[n]
+                    word[write["piece"] * PIECE_BYTES + n] = data[n]
         await cycle(dut, 2)
         assert dut.idle.value == 1
 

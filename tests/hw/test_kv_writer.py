@@ -10,9 +10,7 @@ BENCH = Path(__file__).with_name("bench_kv_writer.py")
 
 
 @pytest.mark.cocotb
-@pytest.mark.parametrize(
-    "name", ["sim-tiny", "sim-small", pytest.param("sim-large", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", ["sim-tiny", "sim-small", "sim-large"])
 def test_kv_writer(name):
     config = CONFIGS[name]
     run_bench(KvWriter(config=config), test_module=BENCH, config=config)

@@ -12,9 +12,7 @@ BENCH = Path(__file__).with_name("bench_logits.py")
 
 
 @pytest.mark.cocotb
-@pytest.mark.parametrize(
-    "name", ["sim-tiny", "sim-small", pytest.param("sim-large", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", ["sim-tiny", "sim-small", "sim-large"])
 def test_logits(name):
     config = CONFIGS[name]
     run_bench(LogitsWriter(config=config), test_module=BENCH, config=config)

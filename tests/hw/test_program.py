@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from whole_words import WholeWords
 
 from skipstone.spec.config import CONFIGS
 from skipstone_hw.program import Program
@@ -10,7 +11,8 @@ BENCH = Path(__file__).with_name("bench_program.py")
 
 
 @pytest.mark.cocotb
-@pytest.mark.parametrize("name", ["sim-tiny", "sim-small"])
+@pytest.mark.parametrize("name", ["sim-tiny", "sim-small", "sim-large"])
 def test_program(name):
     config = CONFIGS[name]
-    run_bench(Program(config=config), test_module=BENCH, config=config)
+    unit = WholeWords(Program(config=config), name="words", config=config)
+    run_bench(unit, test_module=BENCH, config=config)

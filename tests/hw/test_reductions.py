@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from whole_words import WholeWords
 
 from skipstone.spec.config import CONFIGS
 from skipstone_hw.reductions import Reductions
@@ -10,9 +11,8 @@ BENCH = Path(__file__).with_name("bench_reductions.py")
 
 
 @pytest.mark.cocotb
-@pytest.mark.parametrize(
-    "name", ["sim-tiny", "sim-small", pytest.param("sim-large", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", ["sim-tiny", "sim-small", "sim-large"])
 def test_reductions(name):
     config = CONFIGS[name]
-    run_bench(Reductions(config=config), test_module=BENCH, config=config)
+    unit = WholeWords(Reductions(config=config), name="load", config=config)
+    run_bench(unit, test_module=BENCH, config=config)

@@ -28,6 +28,7 @@ PARAMETERS = {
     "rows": 8,
     "packing": CONFIGS["sim-tiny"].packing,
     "region": 0,
+    "takers": 3,
 }
 """Arguments of components that need more than a configuration; switches are all on."""
 

@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.errors import CoreErrorCode
 from skipstone_hw.control import Control
+from skipstone_hw.layouts import piece_bytes
 from skipstone_hw.memory.axi import AxiLiteSignature, AxiSignature, forward
 from skipstone_hw.memory.reader import Reader
 from skipstone_hw.memory.writer import Writer
@@ -51,6 +52,8 @@ class CopyEngine(wiring.Component):
         bases = [Signal(64, name=f"base_{p}") for p in range(config.ports)]
         source, target, words = Signal(32), Signal(32), Signal(32)
         left, idle_cycles, code = Signal(32), Signal(32), Signal(8)
+        last_piece = config.word_bytes // piece_bytes(config) - 1
+        piece = Signal(range(last_piece + 1))
         running, asked, aborting = Signal(), Signal(), Signal()
         stop = Signal()
         parameters = control.parameters
@@ -64,15 +67,20 @@ class CopyEngine(wiring.Component):
             reader.commands.payload.words.eq(words),
             reader.commands.valid.eq(running & ~asked & ~stop),
             writer.i.payload.address.eq(target),
-            writer.i.payload.data.eq(reader.words.payload.data),
+            writer.i.payload.piece.eq(piece),
+            writer.i.payload.data.eq(
+                reader.words.payload.data.word_select(piece, 8 * piece_bytes(config))
+            ),
             writer.i.payload.strobe.eq(~0),
             writer.i.valid.eq(reader.words.valid),
-            reader.words.ready.eq(writer.i.ready),
+            reader.words.ready.eq(writer.i.ready & (piece == last_piece)),
             control.status.error_code.eq(code),
         ]
         with m.If(reader.commands.valid & reader.commands.ready):
             m.d.sync += asked.eq(1)
-        with m.If(writer.i.valid & writer.i.ready & running):
+        with m.If(writer.i.valid & writer.i.ready):
+            m.d.sync += piece.eq(Mux(piece == last_piece, 0, piece + 1))
+        with m.If(reader.words.valid & reader.words.ready & running):
             m.d.sync += [target.eq(target + 1), left.eq(left - 1), idle_cycles.eq(0)]
             m.d.sync += control.status.tokens_done.eq(control.status.tokens_done + 1)
         with m.Elif(running):

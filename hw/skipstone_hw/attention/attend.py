@@ -114,7 +114,8 @@ class Attend(wiring.Component):
     array_lanes : Out(lanes)
     array_bytes : Out(ArrayLayout(ArrayLayout(signed(12), word_bytes), lanes))
     array_heads : Out(ArrayLayout(ArrayLayout(signed(12), heads), lanes))
-        Inputs of the shared `Array`; unless `attending`, both words are `linear_word`.
+        Inputs of the shared `Array`; unless `attending`, both words are `linear_word`. Without a
+        history buffer nobody takes the upper one.
     linear_word : In(word_bits)
         What LINEAR has for the array. Who chooses between two words can choose between three.
     sums : In(ArrayLayout(ArrayLayout(column_sum_shape(config), columns), lanes))
@@ -348,6 +349,7 @@ class Attend(wiring.Component):
         m.d.sync += full_group.eq(c.word_bytes >> g.head_dim_log2)
         m.d.comb += group_heads.eq(Mux(place.heads_left < full_group, place.heads_left, full_group))
 
+        # `taking` and `values` say what the state does, from registers: much hangs on them.
         taking, values, passed, active = Signal(), Signal(), Signal(), Signal()
         self.build_passes(m, place, use, halves, mix, taking, values, passed, active)
 
@@ -388,21 +390,24 @@ class Attend(wiring.Component):
                     m.next = "LOADED"
             with m.State("LOADED"):
                 m.d.comb += active.eq(1)
+                m.d.sync += taking.eq(1)
                 m.next = "KEYS"
             with m.State("KEYS"):
-                m.d.comb += [taking.eq(1), active.eq(1)]
+                m.d.comb += active.eq(1)
                 with m.If(passed):
-                    m.d.sync += values.eq(1)
+                    m.d.sync += [taking.eq(0), values.eq(1)]
                     m.next = "SCORED"
             with m.State("SCORED"):
                 m.d.comb += active.eq(1)
                 with m.If(~scoring & ~results.draining):
                     m.d.comb += start.eq(1)
+                    m.d.sync += taking.eq(1)
                     m.next = "VALUES"
             with m.State("VALUES"):
-                m.d.comb += [taking.eq(1), active.eq(1)]
+                m.d.comb += active.eq(1)
                 with m.If(passed):
                     m.d.comb += results.invert.eq(1)
+                    m.d.sync += taking.eq(0)
                     m.next = "MIXED"
             with m.State("MIXED"), m.If(~mix.busy & results.inverted):
                 m.d.comb += results.start.eq(1)
@@ -504,7 +509,6 @@ class Attend(wiring.Component):
             ),
             mix.valid.eq(self.array_lanes & values.replicate(c.lanes)),
         ]
-        m.d.comb += self.array_upper_word.eq(self.linear_word)
         words = (self.array_word, self.array_upper_word)
         for n, half in enumerate(halves):
             on, from_kept = Signal(name=f"on_{n}"), Signal(name=f"from_kept_{n}")
@@ -512,13 +516,6 @@ class Attend(wiring.Component):
             m.d.comb += [
                 on.eq(Mux(separate, goes[n], self.array_valid)),
                 from_kept.eq(Mux(separate, n, goes[1])),
-                words[n].eq(
-                    Mux(
-                        self.attending,
-                        Mux(from_kept, kept.payload.word, fetched.o.payload.word),
-                        self.linear_word,
-                    )
-                ),
                 split_lanes[half.lanes.start : half.lanes.stop].eq(
                     Mux(on, used[: len(half.lanes)], 0)
                 ),
@@ -528,6 +525,9 @@ class Attend(wiring.Component):
                     values & Mux(use.split, moving[n], moving[0] | moving[1])
                 ),
             ]
+            if c.history_words or half is halves[0]:  # else nobody takes the second word
+                token_word = Mux(from_kept, kept.payload.word, fetched.o.payload.word)
+                m.d.comb += words[n].eq(Mux(self.attending, token_word, self.linear_word))
             for name in ("key_exponent", "value_exponent"):
                 for head in range(c.heads_per_word):
                     m.d.comb += getattr(half.scores, name)[head].eq(

@@ -1,4 +1,4 @@
-"""The writer: words with byte strobes in, single-beat AXI writes out."""
+"""The writer: pieces of words with byte strobes in, single-beat AXI writes out."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 from skipstone.spec.config import CoreConfig
 from skipstone.spec.errors import CoreErrorCode
 
-from ..layouts import ErrorLayout, WriteLayout
+from ..layouts import ErrorLayout, WriteLayout, piece_bytes
 from .axi import ADDRESS_BITS, AxiWriteSignature, Burst, Cache
 from .skid import Skid
 
@@ -26,17 +26,17 @@ class _BeatLayout(data.StructLayout):
 class Writer(wiring.Component):
     """Byte-strobed writer over all memory ports.
 
-    A word goes out as one single-beat write on every port whose slice of `strobe` is not zero;
-    port p writes byte `port_base[p] + address · port_bytes`. A word is accepted in every second
-    cycle while every port has room: an entry on its data channel, one of two on its address
+    A piece goes out as one single-beat write on each of its ports whose slice of `strobe` is not
+    zero; port p writes byte `port_base[p] + address · port_bytes`. A piece is accepted in every second
+    cycle while its ports have room: an entry on its data channel, one of two on its address
     channel, and fewer than `OUTSTANDING` writes not yet acknowledged. Writes of one port to one
     address take effect in order; nothing else is ordered but by waiting for `idle`.
 
-    To stop, raise `abort` and hold it until `idle`: words are accepted and dropped, writes already
+    To stop, raise `abort` and hold it until `idle`: pieces are accepted and dropped, writes already
     handed to a port are completed as AXI demands. After that the writer is as new. A memory that
     never answers keeps `idle` low.
 
-    `PIPELINE_CYCLES` cycles pass from an accepted word to its `awvalid` and `wvalid`.
+    `PIPELINE_CYCLES` cycles pass from an accepted piece to its `awvalid` and `wvalid`.
 
     Parameters
     ----------
@@ -53,10 +53,10 @@ class Writer(wiring.Component):
     abort : In(1)
     m_axi : Out(AxiWriteSignature(data_bits=port_bits)).array(P)
     error : Out(ErrorLayout())
-        ADDRESS_RANGE (the word is dropped) or WRITE_RESPONSE. None is reported during `abort`.
+        ADDRESS_RANGE (the piece is dropped) or WRITE_RESPONSE. None is reported during `abort`.
         If both happen at once, WRITE_RESPONSE.
     idle : Out(1)
-        Nothing held, every write acknowledged. Low from the cycle after a word was accepted.
+        Nothing held, every write acknowledged. Low from the cycle after a piece was accepted.
     """
 
     PIPELINE_CYCLES = 2
@@ -95,12 +95,15 @@ class Writer(wiring.Component):
         dispatch = Signal()
         ports = [self.build_port(m, p, held=held, dispatch=dispatch) for p in range(config.ports)]
         room = Cat(port["room"] for port in ports).all()
+        # `ready` is a register: what the ports say goes no further.
         m.d.comb += [
             dispatch.eq(held_valid & in_range & room & ~self.abort),
-            self.i.ready.eq(~held_valid | room | self.abort),
+            self.i.ready.eq(~held_valid),
         ]
-        with m.If(self.i.ready):
+        with m.If(~held_valid):
             m.d.sync += [held.eq(self.i.payload), held_valid.eq(self.i.valid & ~self.abort)]
+        with m.Elif(room | self.abort):
+            m.d.sync += held_valid.eq(0)
 
         out_of_range = held_valid & ~in_range & room
         bad_response = Cat(port["bad_response"] for port in ports).any()
@@ -120,13 +123,16 @@ class Writer(wiring.Component):
         config = self._config
         axi = self.m_axi[p]
         m.submodules[f"address_{p}"] = address = Skid(shape=ADDRESS_BITS)
-        # Words are as wide as the core's whole memory, and few: no room for a second one.
+        # All ports together are as wide as the core's whole memory: no room for a second beat.
         beat, beat_valid = Signal(_BeatLayout(config), name=f"data_{p}"), Signal()
         size_log2 = config.port_bytes.bit_length() - 1
-        strobe = held.strobe.word_select(p, config.port_bytes)
+        piece, part = divmod(p, piece_bytes(config) // config.port_bytes)
+        strobe = held.strobe.word_select(part, config.port_bytes)
+        mine = Signal(name=f"mine_{p}")
         write = Signal(name=f"write_{p}")
         m.d.comb += [
-            write.eq(dispatch & strobe.any()),
+            mine.eq(held.piece == piece),
+            write.eq(dispatch & mine & strobe.any()),
             address.i.valid.eq(write),
             address.i.payload.eq(self.port_base[p] + (held.address << size_log2)),
             axi.awvalid.eq(address.o.valid),
@@ -144,7 +150,7 @@ class Writer(wiring.Component):
         with m.If(write):
             m.d.sync += [
                 beat_valid.eq(1),
-                beat.wdata.eq(held.data.word_select(p, config.port_bits)),
+                beat.wdata.eq(held.data.word_select(part, config.port_bits)),
                 beat.wstrb.eq(strobe),
             ]
         with m.Elif(axi.wready):
@@ -152,7 +158,7 @@ class Writer(wiring.Component):
         in_flight = Signal(range(self.OUTSTANDING + 1), name=f"in_flight_{p}")
         m.d.sync += in_flight.eq(in_flight + write - axi.bvalid)
         return {
-            "room": address.i.ready & ~beat_valid & (in_flight != self.OUTSTANDING),
+            "room": ~mine | (address.i.ready & ~beat_valid & (in_flight != self.OUTSTANDING)),
             "outstanding": in_flight != 0,
             "bad_response": axi.bvalid & axi.bresp[1],
         }
