@@ -476,16 +476,17 @@ class Core(wiring.Component):
         """Start, done and errors between control, supervisor and sequencer."""
         s, control, supervisor = self._sequencer, self._control, self._supervisor
         reader, writer = self._reader, self._writer
-        progress = Signal()
-        m.d.sync += progress.eq(
-            _moves(reader.words)
-            | _moves(writer.i)
-            | _moves(self._epilogue.i)
-            | _moves(self._packer.o)
-            | s.retired
-            | self._kv_index.busy
-            | self._events["history_hits"]
+        moved = Cat(
+            _moves(reader.words),
+            _moves(writer.i),
+            _moves(self._epilogue.i),
+            _moves(self._packer.o),
+            s.retired,
+            self._kv_index.busy,
+            self._events["history_hits"],
         )
+        progress = Signal.like(moved)
+        m.d.sync += progress.eq(moved)
         token_range = supervisor.errors[0]
         m.d.comb += [
             token_range.valid.eq(self._embed.bad_token),
@@ -501,7 +502,7 @@ class Core(wiring.Component):
             supervisor.finished.eq(s.done),
             supervisor.drained.eq(reader.idle & writer.idle),
             supervisor.watchdog_cycles.eq(control.parameters.watchdog_cycles),
-            supervisor.progress.eq(progress),
+            supervisor.progress.eq(progress.any()),
             supervisor.pc.eq(s.pc),
             supervisor.tokens_done.eq(s.tokens_done),
             supervisor.next_token.eq(s.next_token),

@@ -1,7 +1,8 @@
 """LINEAR: streams a matrix past the tokens in the array's lanes.
 
 The matrix is read once, however many tokens are selected: with more than T, tile after tile is
-kept in the tile buffer and replayed for each further lane group. Words take this way, one per
+kept in the tile buffer and replayed for each further lane group, weights and scales side by side:
+only on the way from memory do scales take a cycle of their own. Words take this way, one per
 cycle::
 
     word and activations ─▶ array ─▶ dot product of the group ─▶ · scale ─▶ >> exponents
@@ -185,10 +186,11 @@ class Linear(wiring.Component):
         block: Signal,
         free: Signal,
         reserved: Signal,
-    ) -> tuple[data.View, Signal]:
+    ) -> tuple[data.View, Value]:
         """Take words; in the next cycle weights enter the array.
 
-        Returns what travels beside them, and the scales of the group that the next word belongs to.
+        Returns what travels beside them, and the scales of the group that the next word belongs to,
+        one for each column.
         """
         c = self._config
         steps = c.steps_per_group
@@ -199,7 +201,11 @@ class Linear(wiring.Component):
         wants_scales = Signal()
         scales = Signal(c.word_bits)
 
-        replay = self.build_tile(m, current, taken := Signal(), ends_pass := Signal())
+        from_memory = scales[: _SCALE_BITS * c.columns]
+        ends_group, ends_pass = Signal(), Signal()
+        replay, replayed_scales = self.build_tile(
+            m, current, from_memory, weight := Signal(), ends_group, ends_pass
+        )
         source = Mux(current.replayed, replay, self.words.payload)
         available = self.words.valid | current.replayed
         last_step = step == steps - 1
@@ -207,8 +213,9 @@ class Linear(wiring.Component):
         last_group = group == group_end
         ends_block = Signal()
         blocked = Signal()
-        weight = Signal()
+        taken = Signal()
         m.d.comb += [
+            ends_group.eq(weight & last_step),
             ends_block.eq(~wants_scales & last_step & last_group),
             ends_pass.eq(ends_block & (block == block_end)),
             blocked.eq(ends_block & (free == 0)),
@@ -224,7 +231,7 @@ class Linear(wiring.Component):
 
         with m.If(taken):
             with m.If(wants_scales):
-                m.d.sync += [wants_scales.eq(0), scales.eq(source)]
+                m.d.sync += [wants_scales.eq(0), scales.eq(self.words.payload)]
             with m.Else():
                 m.d.sync += [word.eq(word + 1), step.eq(step + 1)]
                 with m.If(last_step):
@@ -232,7 +239,9 @@ class Linear(wiring.Component):
                         step.eq(0),
                         group.eq(group + 1),
                         place.eq(place + 1),
-                        wants_scales.eq(place == c.groups_per_scale_word - 1),
+                        wants_scales.eq(
+                            (place == c.groups_per_scale_word - 1) & ~current.replayed
+                        ),
                         scales.eq(scales >> (_SCALE_BITS * c.columns)),
                     ]
             with m.If(ends_block):
@@ -241,7 +250,7 @@ class Linear(wiring.Component):
                     group.eq(0),
                     word.eq(0),
                     place.eq(0),
-                    wants_scales.eq(1),
+                    wants_scales.eq(~current.replayed),
                 ]
             with m.If(ends_pass):
                 m.d.sync += running.eq(0)
@@ -252,7 +261,7 @@ class Linear(wiring.Component):
                 group_end.eq(passes.payload.groups - 1),
                 block_end.eq(passes.payload.blocks - 1),
                 block.eq(0),
-                wants_scales.eq(1),
+                wants_scales.eq(~passes.payload.replayed),
             ]
 
         for i, lane in enumerate(self.lanes):
@@ -283,38 +292,58 @@ class Linear(wiring.Component):
             self.array_valid.eq(entering.lanes.any()),
             self.array_lanes.eq(entering.lanes),
         ]
-        return entering, scales
+        return entering, Mux(current.replayed, replayed_scales, from_memory)
 
-    def build_tile(self, m: Module, current: data.View, taken: Signal, ends_pass: Signal) -> Value:
-        """The tile buffer: written by a pass that is kept; returns the word that a replay takes."""
+    def build_tile(
+        self,
+        m: Module,
+        current: data.View,
+        scales: Value,
+        weight: Signal,
+        ends_group: Signal,
+        ends_pass: Signal,
+    ) -> tuple[Value, Value]:
+        """The tile buffers, of weights and of groups' scales: written by a pass that is kept;
+        returns what a replay takes of them."""
         c = self._config
-        if c.max_chunk <= c.lanes:
-            return Const(0, c.word_bits)
-        m.submodules.tile = tile = memory.Memory(
-            shape=unsigned(c.word_bits), depth=c.tile_words, init=[]
-        )
-        write, read = tile.write_port(), tile.read_port()
-        place, after = Signal(range(c.tile_words)), Signal(range(c.tile_words))
-        m.d.comb += [
-            after.eq(
-                Mux(taken, Mux(ends_pass | ~(current.kept | current.replayed), 0, place + 1), place)
-            ),
-            write.addr.eq(place),
-            write.data.eq(self.words.payload),
-            write.en.eq(taken & current.kept),
-            read.addr.eq(after),
-        ]
-        m.d.sync += place.eq(after)
-        return read.data
+        replays = []
+        for name, of_memory, goes_on, depth in (
+            ("tile", self.words.payload, weight, c.tile_groups * c.steps_per_group),
+            ("tile_scales", scales, ends_group, c.tile_groups),
+        ):
+            if c.max_chunk <= c.lanes:
+                replays.append(Const(0, len(of_memory)))
+                continue
+            m.submodules[name] = tile = memory.Memory(
+                shape=unsigned(len(of_memory)), depth=depth, init=[]
+            )
+            write, read = tile.write_port(), tile.read_port()
+            place = Signal(range(depth), name=f"{name}_place")
+            after = Signal(range(depth), name=f"{name}_after")
+            m.d.comb += [
+                after.eq(place),
+                write.addr.eq(place),
+                write.data.eq(of_memory),
+                write.en.eq(goes_on & current.kept),
+                read.addr.eq(after),
+            ]
+            with m.If(goes_on):
+                m.d.comb += after.eq(
+                    Mux(ends_pass | ~(current.kept | current.replayed), 0, place + 1)
+                )
+            m.d.sync += place.eq(after)
+            replays.append(read.data)
+        words, groups = replays
+        return words, groups
 
     def build_exponents(
-        self, m: Module, entering: data.View, current: data.View, scales: Signal
+        self, m: Module, entering: data.View, current: data.View, scales: Value
     ) -> tuple[list[Value], list[Value], list[Value]]:
         """Scale mantissas and shifts by column, shifts by lane, when the dot product appears."""
         c = self._config
         wait = self._dot_cycles - 1
         exponent = delay(m, current.exponent, 1, name="matrix_exponent")
-        of_group = delay(m, scales[: _SCALE_BITS * c.columns], 1, name="group_scales")
+        of_group = delay(m, scales, 1, name="group_scales")
 
         mantissas, column_shifts, lane_shifts = [], [], []
         for column in range(c.columns):

@@ -158,7 +158,7 @@ class Job:
             "norm": norm,
             "select": select,
         }
-        return cls(command, raw, pairs, len(raw) * len(passes))
+        return cls(command, raw, pairs, len(raw) + (len(passes) - 1) * len(by_group) * CONFIG.steps_per_group * blocks)
 
 
 class Bench:
@@ -250,7 +250,7 @@ async def full_rate(dut):
     bench = await start(dut, 9)
     # Blocks of as many words as a block has pairs, or more: the tokens are chosen for that.
     words = matrix_words(CONFIG, GROUPS, 1)
-    tokens = min(LANES, words // (COLUMNS // 2))
+    tokens = min(LANES, GROUPS * CONFIG.steps_per_group // (COLUMNS // 2))
     for count in {1, tokens}:
         selects = [(1 << count) - 1, ((1 << count) - 1) << count]
         if count == LANES:

@@ -437,7 +437,9 @@ class _Walk:
             blocks = min(tile, i.blocks - first)
             ends = []
             for n, lanes in enumerate(lane_groups):
-                begin, words = at, words_per_block * blocks
+                # What is replayed has its scales beside it.
+                words = blocks * (i.groups * c.steps_per_group if n else words_per_block)
+                begin = at
                 at += words if n else max(words, (words - ready) / self._rate)
                 if first == 0 and n == 0:
                     at = max(at, rest_of_words + (words - ahead) / self._rate)

@@ -218,11 +218,16 @@ class CoreConfig:
         return max(1, columns // self.columns)
 
     @property
+    def tile_groups(self) -> int:
+        """Groups of the longest tile, over all of its blocks."""
+        return self.tile_blocks * (max(self.max_hidden, self.max_activation) // self.group)
+
+    @property
     def tile_words(self) -> int:
-        """Words of the longest tile."""
-        groups = max(self.max_hidden, self.max_activation) // self.group
+        """Words of the longest tile, those of its scales included."""
+        groups = self.tile_groups // self.tile_blocks
         scale_words = -(-groups // self.groups_per_scale_word)
-        return self.tile_blocks * (groups * self.steps_per_group + scale_words)
+        return self.tile_groups * self.steps_per_group + self.tile_blocks * scale_words
 
     @property
     def head_dim_log2(self) -> range:

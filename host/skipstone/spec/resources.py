@@ -76,7 +76,10 @@ def buffers(c: CoreConfig) -> list[Buffer]:
         Buffer("read FIFOs", c.port_bits, c.fifo_words, c.ports),
     ]
     if c.max_chunk > c.lanes:
-        found.append(Buffer(TILE_BUFFER, c.word_bits, c.tile_words))
+        found += [
+            Buffer(TILE_BUFFER, c.word_bits, c.tile_groups * c.steps_per_group),
+            Buffer("tile buffer's scales", 16 * c.columns, c.tile_groups),
+        ]
     return [buffer for buffer in found if buffer.depth > _LUT_RAM_DEPTH]
 
 
