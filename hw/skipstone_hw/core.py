@@ -454,7 +454,9 @@ class Core(wiring.Component):
         loading = Signal()  # a router record was asked for and is not yet in
         with m.If(s.router_load):
             m.d.sync += loading.eq(1)
-        with m.Elif(self._reset | (_moves(self._reductions.load) & self._reader.words.payload.last)):
+        with m.Elif(
+            self._reset | (_moves(self._reductions.load) & self._reader.words.payload.last)
+        ):
             m.d.sync += loading.eq(0)
         quiet = ~loading
         far = (self._linear, self._attend, self._activations)

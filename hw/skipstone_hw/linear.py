@@ -239,9 +239,7 @@ class Linear(wiring.Component):
                         step.eq(0),
                         group.eq(group + 1),
                         place.eq(place + 1),
-                        wants_scales.eq(
-                            (place == c.groups_per_scale_word - 1) & ~current.replayed
-                        ),
+                        wants_scales.eq((place == c.groups_per_scale_word - 1) & ~current.replayed),
                         scales.eq(scales >> (_SCALE_BITS * c.columns)),
                     ]
             with m.If(ends_block):

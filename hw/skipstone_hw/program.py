@@ -131,9 +131,7 @@ class Program(wiring.Component):
         m.d.comb += [
             last.eq(cursor + 1 == self.length),
             self.commands.payload.address.eq(self.address),
-            self.commands.payload.words.eq(
-                (self.length + (per_word - 1)) >> exact_log2(per_word)
-            ),
+            self.commands.payload.words.eq((self.length + (per_word - 1)) >> exact_log2(per_word)),
             self.commands.payload.kind.eq(ReadKind.OTHER),
             self.words.at.eq(cursor),
             self.words.ready.eq(receiving & (last | (self.words.at == per_word - 1))),

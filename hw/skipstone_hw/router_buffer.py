@@ -113,7 +113,10 @@ class RouterBuffer(wiring.Component):
         mantissas = self.hidden_groups * (c.group * 2 * ROUTER_BITS // PART_BITS)
         m.d.sync += [last_exponents.eq(exponents - 1), last_mantissas.eq(mantissas - 1)]
         last = Signal.like(chunk)  # of the section at hand
-        m.d.comb += [self.load.at.eq(place), word_end.eq(section_end | (place == parts_per_word(c) - 1))]
+        m.d.comb += [
+            self.load.at.eq(place),
+            word_end.eq(section_end | (place == parts_per_word(c) - 1)),
+        ]
 
         write_exponents, write_mantissas = Signal(), Signal()
         with m.FSM() as fsm:

@@ -158,7 +158,12 @@ class Job:
             "norm": norm,
             "select": select,
         }
-        return cls(command, raw, pairs, len(raw) + (len(passes) - 1) * len(by_group) * CONFIG.steps_per_group * blocks)
+        return cls(
+            command,
+            raw,
+            pairs,
+            len(raw) + (len(passes) - 1) * len(by_group) * CONFIG.steps_per_group * blocks,
+        )
 
 
 class Bench:
