@@ -32,7 +32,7 @@ from .program import Program
 from .reductions import Reductions
 from .regions import REGION_1, Boundary, crossing_signals, crossing_streams
 from .report import Report
-from .sequencer import Sequencer, WordTarget
+from .sequencer import Sequencer
 from .supervisor import Supervisor
 
 __all__ = ["Core"]
@@ -235,15 +235,13 @@ class Core(wiring.Component):
                 (self._linear.words, weights & ~s.dropping, data),
                 (self._attend.words, keys_values, data),
             ]
-        m.submodules.parts = parts = Parts(config=self._config, takers=len(WordTarget))
+        m.submodules.parts = parts = Parts(config=self._config, takers=3)
         m.d.comb += parts.turn.eq(s.target)
         takers.append((parts.i, words.payload.kind == ReadKind.OTHER, data))
-        for target, taker in (
-            (WordTarget.PROGRAM, self._program.words),
-            (WordTarget.EMBED, self._embed.words),
-            (WordTarget.ROUTER, self._reductions.load),
-        ):
-            connect(m, parts.o[target.value], taker)
+        # In the order of `WordTarget`.
+        part_takers = (self._program.words, self._reductions.load, self._embed.words)
+        for part, taker in zip(parts.o, part_takers, strict=True):
+            connect(m, part, taker)
         for taker, mine, payload in takers:
             m.d.comb += [taker.valid.eq(words.valid & mine), taker.payload.eq(payload)]
             with m.If(mine):

@@ -17,8 +17,8 @@ from .layouts import (
     token_shape,
 )
 from .memory.skid import Skid
-from .parts import PartsSignature, parts_per_word
 from .numeric.fp32 import ONE
+from .parts import PartsSignature, parts_per_word
 
 __all__ = ["Embed", "InputRecordLayout", "TablesLayout"]
 

@@ -14,7 +14,7 @@ from amaranth.utils import ceil_log2
 
 from skipstone.spec.config import CoreConfig
 
-__all__ = ["PART_BITS", "PartsSignature", "Parts", "part_shape", "parts_per_word"]
+__all__ = ["PART_BITS", "Parts", "PartsSignature", "part_shape", "parts_per_word"]
 
 PART_BITS = 256
 

@@ -44,8 +44,8 @@ class InstructionLayout(data.StructLayout):
 class Program(wiring.Component):
     """Instruction memory with CRC check.
 
-    `load` reads the program from memory, an instruction per cycle. `fetch` presents instruction `pc`
-    `FETCH_CYCLES` later, with `crc_ok` and `well_formed` telling whether to believe it.
+    `load` reads the program from memory, an instruction per cycle. `fetch` presents instruction
+    `pc` `FETCH_CYCLES` later, with `crc_ok` and `well_formed` telling whether to believe it.
 
     Tested with programs of every kind of instruction, loaded at full rate and stalled; with any bit
     flipped; with fields out of range.

@@ -1,4 +1,4 @@
-"""For benches of units that take parts of memory words: the same unit with a port for whole ones."""
+"""For benches of units that take parts of memory words: the unit with a port for whole ones."""
 
 from amaranth.hdl import Module
 from amaranth.lib import stream, wiring

@@ -27,8 +27,8 @@ class Writer(wiring.Component):
     """Byte-strobed writer over all memory ports.
 
     A piece goes out as one single-beat write on each of its ports whose slice of `strobe` is not
-    zero; port p writes byte `port_base[p] + address · port_bytes`. A piece is accepted in every second
-    cycle while its ports have room: an entry on its data channel, one of two on its address
+    zero; port p writes byte `port_base[p] + address · port_bytes`. A piece is accepted in every
+    second cycle while its ports have room: an entry on its data channel, one of two on its address
     channel, and fewer than `OUTSTANDING` writes not yet acknowledged. Writes of one port to one
     address take effect in order; nothing else is ordered but by waiting for `idle`.
 
