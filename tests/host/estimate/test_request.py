@@ -22,7 +22,7 @@ from skipstone.spec.config import CoreConfig
 from skipstone.spec.errors import ConfigError, RequestError
 
 U280 = CoreConfig(
-    name="u280", rows=128, columns=32, lanes=8, ports=32, port_bits=512, group=128,
+    name="u280-wide", rows=128, columns=32, lanes=8, ports=32, port_bits=512, group=128,
     max_hidden=8192, max_ffn=28672, max_query=8192, max_context=4096, max_chunk=64,
     max_layers=64, max_program=512, fifo_words=128, clock_mhz=225.0, min_head_dim=64,
 )  # fmt: skip
