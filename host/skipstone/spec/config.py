@@ -311,7 +311,7 @@ BOARD_CONFIGS = {
             name="u280", rows=128, columns=32, lanes=2, ports=32, port_bits=512, group=128,
             max_hidden=5120, max_ffn=14336, max_query=5120, max_context=4096, max_chunk=64,
             max_layers=40, max_program=512, fifo_words=4096, burst_beats=32, outstanding=16,
-            clock_mhz=225.0, min_head_dim=128, region_registers=True,
+            prefetch_words=256, clock_mhz=225.0, min_head_dim=128, region_registers=True,
         ),
         # Half the width, twice the lanes: four query heads to a KV head.
         CoreConfig(
